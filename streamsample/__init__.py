@@ -1,0 +1,1 @@
+"""streamsample makes training data from Kafka event streams."""

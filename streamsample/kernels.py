@@ -1,0 +1,44 @@
+"""How numba kernels are compiled: once per machine, for the types that are written beside them.
+
+Every kernel states its signature, so that it is compiled when its module is imported (or loaded from numba's cache) and
+never again for another type by accident. Read-only arrays are accepted wherever a kernel does not write.
+Kernels release the GIL, do no bounds checks, and must check every length they read from data themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from numba import types
+
+U8 = types.Array(types.uint8, 1, "C", readonly=True)
+I8 = types.Array(types.int8, 1, "C", readonly=True)
+I16 = types.Array(types.int16, 1, "C", readonly=True)
+I32 = types.Array(types.int32, 1, "C", readonly=True)
+I64 = types.Array(types.int64, 1, "C", readonly=True)
+U64 = types.Array(types.uint64, 1, "C", readonly=True)
+F64 = types.Array(types.float64, 1, "C", readonly=True)
+B1 = types.Array(types.boolean, 1, "C", readonly=True)
+
+U8_OUT = types.Array(types.uint8, 1, "C")
+I8_OUT = types.Array(types.int8, 1, "C")
+I16_OUT = types.Array(types.int16, 1, "C")
+I32_OUT = types.Array(types.int32, 1, "C")
+I64_OUT = types.Array(types.int64, 1, "C")
+U64_OUT = types.Array(types.uint64, 1, "C")
+F64_OUT = types.Array(types.float64, 1, "C")
+B1_OUT = types.Array(types.boolean, 1, "C")
+
+
+def kernel(*signatures: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function for `signatures` (numba signatures, e.g. `types.int64(U8, types.int64)`), and cache it."""
+    return numba.njit(  # type: ignore[no-any-return]
+        list(signatures), cache=True, nogil=True, error_model="numpy", boundscheck=False
+    )
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """A helper that kernels call; compiled with its caller, never on its own."""
+    return numba.njit(nogil=True, error_model="numpy", boundscheck=False)(function)
