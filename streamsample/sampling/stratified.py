@@ -1,0 +1,131 @@
+"""Stratified sampling by rate: a rate of its own for each declared stratum, one rate for all others.
+
+A record of stratum h is kept iff u < rate_h; π = rate_h. All strata share the same u, so a unit that is kept at some rate
+is kept at every larger one (B9), and nothing depends on which strata were seen before. Source: Cochran, Sampling
+Techniques (3rd ed., 1977), chapter 5, with Bernoulli draws within strata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numba import types
+
+from streamsample.hashing import hash64
+from streamsample.kernels import I32, I32_OUT, I64, U8, U8_OUT, U64, kernel
+from streamsample.records import Int32s, Spans
+from streamsample.sampling.design import Selection, unit_hash
+
+_SLASH = ord("/")
+_BACKSLASH = ord("\\")
+
+
+class StratifiedRate:
+    """Keep each unit with the rate of its stratum.
+
+    `rate` in (0, 1] is for every stratum that `rates` does not name; `rates` maps a stratum to its rate in [0, 1].
+    """
+
+    name = "stratified"
+
+    def __init__(self, rate: float, rates: Mapping[str, float], seed: int = 0) -> None:
+        if not 0 < rate <= 1:
+            raise ValueError(f"rate must be > 0 and <= 1, found {rate}")
+        for stratum, own in rates.items():
+            if not 0 <= own <= 1:
+                raise ValueError(f"the rate of stratum {stratum!r} must be >= 0 and <= 1, found {own}")
+        self.seed = seed
+        self.declared = tuple(rates)
+        self.largest_rate = max(rate, *rates.values()) if rates else rate
+        # The rate of code -1, any other stratum, stands last, where numpy's index -1 finds it.
+        self._rate_of = np.array([*rates.values(), rate], dtype=np.float64)
+        names = Spans.of([stratum.encode() for stratum in rates])
+        hashes = hash64(names, 0)
+        self._order = np.argsort(hashes, kind="stable").astype(np.int32)
+        self._hashes = np.ascontiguousarray(hashes[self._order])
+        self._names = names.take(self._order.astype(np.int64))
+
+    def decide(self, unit: Spans, stratum: Spans | None) -> Selection:
+        """See `RateDesign.decide`; `stratum` is needed."""
+        if stratum is None:
+            raise ValueError("a stratified design needs the stratum of each record")
+        declared = self._codes(stratum)
+        probability = self._rate_of[declared]
+        return Selection(unit_hash(unit, self.seed) < probability, probability, declared)
+
+    def _codes(self, stratum: Spans) -> Int32s:
+        code = np.full(len(stratum), -1, np.int32)
+        if len(self._hashes) and len(stratum):
+            names = self._names
+            _find(
+                *(stratum.buffer, stratum.start, stratum.size, hash64(stratum, 0)),
+                *(names.buffer, names.start, names.size, self._hashes, self._order),
+                code,
+            )
+        return code
+
+
+@kernel(types.void(U8, I64, I32, U64, U8, I64, I32, U64, I32, I32_OUT))
+def _find(buffer, start, size, hashes, t_buffer, t_start, t_size, t_hashes, t_code, code):  # type: ignore[no-untyped-def]
+    """The code of each element in a small table sorted by hash, or -1; equal means equal bytes, not equal hashes."""
+    for row in range(len(start)):
+        at = np.searchsorted(t_hashes, hashes[row])
+        while at < len(t_hashes) and t_hashes[at] == hashes[row]:
+            if t_size[at] == size[row]:
+                i = 0
+                while i < size[row] and buffer[start[row] + i] == t_buffer[t_start[at] + i]:
+                    i += 1
+                if i == size[row]:
+                    code[row] = t_code[at]
+                    break
+            at += 1
+
+
+def stratum_of(fields: Sequence[Spans]) -> Spans:
+    """The stratum of n records by one field or several (each n spans).
+
+    One field: its text. Several: joined by "/", with "/" and "\\" inside a field escaped by "\\", so that no two different
+    combinations share a name. A null in any field makes the stratum null.
+    """
+    if len(fields) == 1:
+        return fields[0]
+    joined = fields[0]
+    for part in fields[1:]:
+        joined = _join_two(joined, part, first=joined is fields[0])
+    return joined
+
+
+def _join_two(left: Spans, right: Spans, *, first: bool) -> Spans:
+    room = 2 * (np.maximum(left.size, 0).astype(np.int64) + np.maximum(right.size, 0)) + 1
+    start = np.cumsum(room) - room
+    size = np.empty(len(left), np.int32)
+    out = np.empty(int(room.sum()), np.uint8)
+    _join(left.buffer, left.start, left.size, right.buffer, right.start, right.size, first, start, size, out)
+    return Spans(out, start, size)
+
+
+@kernel(types.void(U8, I64, I32, U8, I64, I32, types.boolean, I64, I32_OUT, U8_OUT))
+def _join(l_buffer, l_start, l_size, r_buffer, r_start, r_size, escape_left, start, size, out):  # type: ignore[no-untyped-def]
+    for row in range(len(start)):
+        if l_size[row] < 0 or r_size[row] < 0:
+            size[row] = -1
+            continue
+        at = start[row]
+        for i in range(l_size[row]):
+            byte = l_buffer[l_start[row] + i]
+            if escape_left and (byte == _SLASH or byte == _BACKSLASH):
+                out[at] = _BACKSLASH
+                at += 1
+            out[at] = byte
+            at += 1
+        out[at] = _SLASH
+        at += 1
+        for i in range(r_size[row]):
+            byte = r_buffer[r_start[row] + i]
+            if byte == _SLASH or byte == _BACKSLASH:
+                out[at] = _BACKSLASH
+                at += 1
+            out[at] = byte
+            at += 1
+        size[row] = at - start[row]
