@@ -1,0 +1,195 @@
+"""What a format does for the pipeline: turn the named fields of a batch of values into columns, and splice its features.
+
+A projector looks at a batch of values once. It decodes the fields that the job names into columns and checks everything
+else, because the bytes will be copied into the output; then it cuts the features out of the rows that stay.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamsample.records import Bools, Float64s, Int32s, Int64s, Spans
+
+Kind: TypeAlias = Literal["text", "integer", "number"]
+
+
+class Problem(IntEnum):
+    """Why a value cannot be used. 0 means that nothing is wrong with it."""
+
+    NONE = 0
+    TOMBSTONE = 1
+    TRUNCATED = 2
+    TRAILING_BYTES = 3
+    BAD_VARINT = 4
+    BAD_LENGTH = 5
+    BAD_UNION_INDEX = 6
+    BAD_BOOLEAN = 7
+    BAD_UTF8 = 8
+    BAD_ENUM = 9
+    TOO_MANY = 10
+    TOO_DEEP = 11
+    NOT_FRAMED = 12
+    UNKNOWN_SCHEMA = 13
+    BAD_JSON = 14
+    DUPLICATE_KEY = 15
+    WRONG_TYPE = 16
+    OUT_OF_RANGE = 17
+
+
+_WORDS: Mapping[Problem, str] = {
+    Problem.NONE: "nothing is wrong",
+    Problem.TOMBSTONE: "the value is null (a tombstone)",
+    Problem.TRUNCATED: "the value ends in the middle of a field",
+    Problem.TRAILING_BYTES: "bytes are left after the end of the value",
+    Problem.BAD_VARINT: "a number is longer than its type allows (int: 32 bits in 5 bytes, long: 64 bits in 10)",
+    Problem.BAD_LENGTH: "a length is negative, beyond the end of the value, or not that of the block it describes",
+    Problem.BAD_UNION_INDEX: "a union's branch number is not one of the schema's",
+    Problem.BAD_BOOLEAN: "a boolean is neither 0 nor 1",
+    Problem.BAD_UTF8: "a string is not valid UTF-8",
+    Problem.BAD_ENUM: "an enum's symbol number is not one of the schema's",
+    Problem.TOO_MANY: "an array or map claims more items than the bytes left can hold",
+    Problem.TOO_DEEP: "the value is nested too deeply",
+    Problem.NOT_FRAMED: "the value does not begin with the frame of a schema registry (a zero byte and a 4-byte id)",
+    Problem.UNKNOWN_SCHEMA: "the frame names a schema id that the job does not list",
+    Problem.BAD_JSON: "the value is not valid JSON",
+    Problem.DUPLICATE_KEY: "an object has the same key twice",
+    Problem.WRONG_TYPE: "a field is not of the type that the job needs",
+    Problem.OUT_OF_RANGE: "a number does not fit the column's 64 bits",
+}
+
+
+def explain(problem: int) -> str:
+    """What a problem code means, in plain words. Raises ValueError for a number that is no code."""
+    return _WORDS[Problem(problem)]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field that the job names, and as what it wants it.
+
+    path: the field's name, or the names from the top down separated by dots ("user.address.country"), through records
+    (objects) and nullable ones.
+    kind: "text": bytes in canonical form (semantics A15): strings, bytes, enum symbols and fixed verbatim, integers as
+    decimal UTF-8, booleans as "true" or "false"; floating point numbers are refused. "integer": int64. "number": float64.
+    """
+
+    path: str
+    kind: Kind
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.kind})"
+
+
+@dataclass(frozen=True, slots=True)
+class TextColumn:
+    """n byte strings in canonical form; a null span where the field is null or missing."""
+
+    spans: Spans
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class NumberColumn:
+    """n numbers. values: int64[n] ("integer") or float64[n] ("number"), 0 where `valid`: bool[n] is false (null or missing)."""
+
+    values: Int64s | Float64s
+    valid: Bools
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+Column: TypeAlias = TextColumn | NumberColumn
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """What a batch of values holds: n elements, aligned with the input.
+
+    ok: bool[n], false where the value cannot be decoded or is null; its columns are null there.
+    problem: int16[n], 0 or a `Problem`. schema: int16[n], an index into `Projector.schemas`, -1 if unknown.
+    columns: one per field asked for.
+    cuts: int32[n, c], where the projector's own `splice` will cut, in its own terms; of no meaning to others.
+    """
+
+    ok: Bools
+    problem: NDArray[np.int16]
+    schema: NDArray[np.int16]
+    columns: Mapping[Field, Column]
+    cuts: Int32s
+
+    def __len__(self) -> int:
+        return len(self.ok)
+
+    def text(self, path: str) -> Spans:
+        """The spans of the text column `path`. Raises KeyError if it was not asked for."""
+        column = self.columns[Field(path, "text")]
+        assert isinstance(column, TextColumn)
+        return column.spans
+
+    def integer(self, path: str) -> NumberColumn:
+        """The int64 column `path`. Raises KeyError if it was not asked for."""
+        column = self.columns[Field(path, "integer")]
+        assert isinstance(column, NumberColumn)
+        return column
+
+    def number(self, path: str) -> NumberColumn:
+        """The float64 column `path`. Raises KeyError if it was not asked for."""
+        column = self.columns[Field(path, "number")]
+        assert isinstance(column, NumberColumn)
+        return column
+
+
+@dataclass(frozen=True, slots=True)
+class WriterSchema:
+    """One of the schemas that a projector's values were written with.
+
+    id: its number in the frame, None where values are bare. definition: the schema itself, names in full; empty for JSON.
+    features: the schema of what `splice` returns for its values; empty for JSON.
+    """
+
+    id: int | None
+    definition: Mapping[str, Any]
+    features: Mapping[str, Any]
+
+
+class Projector(Protocol):
+    """Decodes, checks and splices the values of one topic. Holds no state between batches; safe to share by threads."""
+
+    @property
+    def schemas(self) -> Sequence[WriterSchema]:
+        """The writer schemas, in the order that `Projection.schema` counts them. JSON has exactly one, without an id."""
+
+    def project(self, values: Spans) -> Projection:
+        """Decode the fields of every value. May be empty. One bad value never costs its neighbours; none raises.
+
+        A null value is not ok, with the problem TOMBSTONE.
+        """
+
+    def splice(self, values: Spans, projection: Projection, rows: Int64s) -> Spans:
+        """The features of the values at `rows`: int64[m], in their order, without any frame.
+
+        `projection` is what `project(values)` returned. The spans are over a fresh buffer, contiguous and in order, unless
+        every field is kept: then they are over the buffer of `values`. Null where the row is not ok.
+        """
+
+    def explain(self, problem: int) -> str:
+        """What a code in `Projection.problem` means, in plain words."""
+
+
+def did_you_mean(name: str, available: Iterable[str]) -> str:
+    """The remedy for an unknown name: the closest ones if any is close, and what there is (at most 20 names)."""
+    names = list(available)
+    close = difflib.get_close_matches(name, names, n=2)
+    listed = ", ".join(names[:20]) + (f", and {len(names) - 20} more" if len(names) > 20 else "")
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"{hint}available: {listed or 'none'}"
