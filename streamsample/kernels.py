@@ -12,6 +12,8 @@ from typing import Any
 
 import numba
 from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 U8 = types.Array(types.uint8, 1, "C", readonly=True)
 I8 = types.Array(types.int8, 1, "C", readonly=True)
@@ -42,3 +44,27 @@ def kernel(*signatures: Any) -> Callable[[Callable[..., Any]], Any]:
 def inline(function: Callable[..., Any]) -> Any:
     """A helper that kernels call; compiled with its caller, never on its own."""
     return numba.njit(nogil=True, error_model="numpy", boundscheck=False)(function)
+
+
+@intrinsic
+def copy_bytes(typing, target, at, source, start, size):  # type: ignore[no-untyped-def]
+    """`target[at : at + size] = source[start : start + size]` inside kernels, by memcpy; all three numbers are int64.
+
+    A loop over bytes costs about 30 ns per 100 bytes with unsigned indices and 250 ns with signed ones (numba wraps
+    negative indices); this costs 9. The ranges must lie inside their arrays and must not overlap.
+    """
+    signature = types.void(target, types.int64, source, types.int64, types.int64)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        into = context.make_array(signature.args[0])(context, builder, arguments[0])
+        out_of = context.make_array(signature.args[2])(context, builder, arguments[2])
+        cgutils.raw_memcpy(  # type: ignore[no-untyped-call]
+            builder,
+            builder.gep(into.data, [arguments[1]]),
+            builder.gep(out_of.data, [arguments[3]]),
+            arguments[4],
+            1,
+        )
+        return context.get_dummy_value()
+
+    return signature, generate
