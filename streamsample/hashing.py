@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from streamsample.kernels import I32, I64, U8, U64_OUT, inline, kernel
+from streamsample.kernels import I32, I64, U8, U64_OUT, inline, kernel, load_u64
 from streamsample.records import Float64s, Spans
 
 _P1 = np.uint64(0x9E3779B185EBCA87)
@@ -26,14 +26,6 @@ def _rotate(x, r):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _read64(buffer, at):  # type: ignore[no-untyped-def]
-    word = np.uint64(0)
-    for i in range(8):
-        word |= np.uint64(buffer[at + i]) << np.uint64(8 * i)
-    return word
-
-
-@inline
 def _round(acc, word):  # type: ignore[no-untyped-def]
     return _rotate(acc + word * _P2, 31) * _P1
 
@@ -41,18 +33,18 @@ def _round(acc, word):  # type: ignore[no-untyped-def]
 @inline
 def xxh64(buffer, start, size, seed):  # type: ignore[no-untyped-def]
     """XXH64 of buffer[start : start + size] with a uint64 seed; for use inside kernels."""
-    at = start
-    end = start + size
+    at = np.int64(start)
+    end = at + np.int64(size)
     if size >= 32:
         v1 = seed + _P1 + _P2
         v2 = seed + _P2
         v3 = seed
         v4 = seed - _P1
         while at + 32 <= end:
-            v1 = _round(v1, _read64(buffer, at))
-            v2 = _round(v2, _read64(buffer, at + 8))
-            v3 = _round(v3, _read64(buffer, at + 16))
-            v4 = _round(v4, _read64(buffer, at + 24))
+            v1 = _round(v1, load_u64(buffer, at))
+            v2 = _round(v2, load_u64(buffer, at + 8))
+            v3 = _round(v3, load_u64(buffer, at + 16))
+            v4 = _round(v4, load_u64(buffer, at + 24))
             at += 32
         h = _rotate(v1, 1) + _rotate(v2, 7) + _rotate(v3, 12) + _rotate(v4, 18)
         for v in (v1, v2, v3, v4):
@@ -61,7 +53,7 @@ def xxh64(buffer, start, size, seed):  # type: ignore[no-untyped-def]
         h = seed + _P5
     h += np.uint64(size)
     while at + 8 <= end:
-        h = _rotate(h ^ _round(np.uint64(0), _read64(buffer, at)), 27) * _P1 + _P4
+        h = _rotate(h ^ _round(np.uint64(0), load_u64(buffer, at)), 27) * _P1 + _P4
         at += 8
     if at + 4 <= end:
         word = np.uint64(0)

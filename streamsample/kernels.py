@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -66,5 +67,21 @@ def copy_bytes(typing, target, at, source, start, size):  # type: ignore[no-unty
             1,
         )
         return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def load_u64(typing, source, at):  # type: ignore[no-untyped-def]
+    """The eight bytes `source[at : at + 8]` as a little-endian uint64, inside kernels, by one load; `at` is int64.
+
+    The range must lie inside the array.
+    """
+    signature = types.uint64(source, types.int64)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        out_of = context.make_array(signature.args[0])(context, builder, arguments[0])
+        word = builder.bitcast(builder.gep(out_of.data, [arguments[1]]), ir.IntType(64).as_pointer())
+        return builder.load(word, align=1)
 
     return signature, generate
