@@ -8,7 +8,9 @@
     │   ├── TopicError                a topic is missing, misconfigured, or not co-partitioned
     │   ├── RetentionError            a position that retention has deleted
     │   ├── CorruptRecordError        a stored record batch is damaged
-    │   ├── RecordTooLargeError       a record that the target topic refuses
+    │   ├── RecordRefusedError        a record that the target topic does not take
+    │   │   ├── RecordTooLargeError       it is larger than max.message.bytes
+    │   │   └── TimestampRefusedError     its timestamp is too far ahead or behind
     │   └── TransactionFailedError    the transaction did not commit                    (retriable)
     │       └── FencedError               another worker has taken over our tasks       (retriable)
     ├── DeadLetterLimitError      too many records could not be used
@@ -16,7 +18,8 @@
     │   └── ChangelogGapError         the changelog lacks what the committed position needs
     └── InvariantError            a law of ours is broken: a bug, or damaged memory
 
-Every message names what it concerns (topic/partition@offset, or file:line:column and key) and, after a dash, the remedy.
+Every message names what it concerns (topic/partition@offset, or file:line:column and key) and, after a dash, the
+remedy.
 """
 
 from __future__ import annotations
@@ -71,8 +74,23 @@ class CorruptRecordError(KafkaSideError):
         )
 
 
-class RecordTooLargeError(KafkaSideError):
-    """A record that the target topic's max.message.bytes, or the producer's request limit, refuses."""
+class RecordRefusedError(KafkaSideError):
+    """A record that the target topic does not take.
+
+    `row`: which of those given to the sink, -1 if the broker did not say.
+    """
+
+    def __init__(self, what: str, *, row: int = -1, remedy: str | None = None) -> None:
+        self.row = row
+        super().__init__(what, remedy=remedy)
+
+
+class RecordTooLargeError(RecordRefusedError):
+    """A record that the target topic's max.message.bytes refuses."""
+
+
+class TimestampRefusedError(RecordRefusedError):
+    """A record whose timestamp the target topic's message.timestamp.after.max.ms or before.max.ms refuses."""
 
 
 class TransactionFailedError(KafkaSideError):
