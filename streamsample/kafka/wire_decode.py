@@ -277,8 +277,8 @@ class FetchedBatches:
     def take(self, budget: int) -> RecordBatch:
         """The records of all batches left, or of as many (at least one) as decompress to about `budget` bytes.
 
-        The result may be empty and still move `next_offset`. Raises CorruptRecordError, again at each further call, when
-        a batch is damaged and everything before it has been given out.
+        The result may be empty and still move `next_offset`. Raises CorruptRecordError, again at each further call,
+        when a batch is damaged and everything before it has been given out.
         """
         first = self._at
         wanted: list[int] = []
@@ -336,7 +336,7 @@ class FetchedBatches:
         longs, sizes = np.empty(5, np.int64), np.empty(3, np.int32)
         if row[_COUNT] != 1 or _decode(self._buffer, table.reshape(-1), 0, 1, longs, sizes)[0] != 1 or sizes[0] < 4:
             raise self._damage("the control record is malformed")
-        return self._view[int(longs[2]) + 2 : int(longs[2]) + 4] == b"\0\0"
+        return bytes(self._view[int(longs[2]) + 2 : int(longs[2]) + 4]) == b"\0\0"
 
     def _columns(self, first: int, wanted: list[int], unfolded: dict[int, bytes | bytearray]) -> RecordBatch:
         table: NDArray[np.int64] = self._table[wanted]
@@ -359,12 +359,10 @@ class FetchedBatches:
         key, value, headers = (
             Spans(buffer, column[2 + field], sizes[field * room : field * room + rows]) for field in range(3)
         )
-        return RecordBatch(
-            self.topic, self.partition, column[0], column[1], key, value, headers, self.next_offset
-        )
+        return RecordBatch(self.topic, self.partition, column[0], column[1], key, value, headers, self.next_offset)
 
     def _arena(self, table: NDArray[np.int64], wanted: list[int], unfolded: dict[int, bytes | bytearray]) -> Bytes:
-        """One buffer for the records of all batches of a piece of which some were compressed; `table` then speaks of it."""
+        """One buffer for the records of a piece of which some batches were compressed; `table` then speaks of it."""
         parts = []
         for index in wanted:
             row = self._rows[index]

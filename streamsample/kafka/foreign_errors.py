@@ -1,0 +1,72 @@
+"""What kafka-python raises, as errors of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import kafka.errors as kafka_errors
+
+from streamsample.errors import (
+    ConfigurationError,
+    FencedError,
+    KafkaSideError,
+    RetentionError,
+    StreamsampleError,
+    TopicError,
+    UnsupportedClientError,
+)
+
+_FENCED = (
+    kafka_errors.CommitFailedError,
+    kafka_errors.FencedInstanceIdError,
+    kafka_errors.IllegalGenerationError,
+    kafka_errors.RebalanceInProgressError,
+    kafka_errors.UnknownMemberIdError,
+)
+_TOPIC = (
+    kafka_errors.InvalidTopicError,
+    kafka_errors.TopicAuthorizationFailedError,
+    kafka_errors.UnknownTopicIdError,
+    kafka_errors.UnknownTopicOrPartitionError,
+)
+_CREDENTIALS = (
+    kafka_errors.AuthorizationError,
+    kafka_errors.IllegalSaslStateError,
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.UnsupportedSaslMechanismError,
+)
+_UNREACHABLE = (kafka_errors.InvalidMetadataError, kafka_errors.KafkaTimeoutError, kafka_errors.NodeNotReadyError)
+
+
+def translate(error: Exception, doing: str) -> StreamsampleError:
+    """The error of ours that says the same. `doing` is what failed: "fetching", "asking for committed offsets"."""
+    what = f"{doing}: {type(error).__name__}: {error}"
+    if isinstance(error, StreamsampleError):
+        return error
+    if isinstance(error, _FENCED):
+        return FencedError(what, remedy="the worker starts again from the last commit")
+    if isinstance(error, _TOPIC):
+        return TopicError(what, remedy="check that the topic exists and that the principal may read it")
+    if isinstance(error, kafka_errors.LogTruncationError):
+        return RetentionError(
+            what, remedy="an unclean leader election lost records that were read; see the broker's log"
+        )
+    if isinstance(error, _CREDENTIALS):
+        return KafkaSideError(what, remedy="check the credentials under `kafka:` and the principal's ACLs")
+    if isinstance(error, kafka_errors.KafkaConfigurationError):
+        return ConfigurationError(what, remedy="check the options under `kafka:`")
+    if isinstance(error, kafka_errors.UnsupportedVersionError):
+        return UnsupportedClientError(what, remedy="the broker is too old for this client: brokers from 2.5 on work")
+    if isinstance(error, _UNREACHABLE):
+        return KafkaSideError(what, remedy="check that the brokers run and are reachable at `bootstrap_servers`")
+    return KafkaSideError(what)
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Whatever kafka-python raises inside leaves as an error of ours."""
+    try:
+        yield
+    except kafka_errors.KafkaError as error:
+        raise translate(error, doing) from error
