@@ -1,0 +1,112 @@
+"""What makes two jobs the same: for the records they write, and for the state they keep.
+
+Both are hashes of plain JSON in which every default is written out, so that stating a default changes nothing.
+Only what is listed here counts; a test says of every key of the job file which of the two it changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamsample.config.job import Job
+    from streamsample.config.models import Source
+
+FORMAT = 1
+"""Changes when records or state mean something else although the job file is the same."""
+DIGITS = 16
+
+
+def digest(described: Any) -> str:
+    """The first 64 bits of SHA-256 over canonical JSON, in hex."""
+    text = json.dumps(described, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def content(job: Job) -> dict[str, Any]:
+    """What decides a record's content: not addresses, output, resources, limits, or where the reading starts."""
+    sample, split, features = job.sample, job.split, job.features
+    return {
+        "format": FORMAT,
+        "job": job.name,
+        "input": {**_source(job.input), **_encoding(job.input), "idle_timeout": job.input.idle_timeout_ms},
+        "sample": sample
+        and {
+            "design": sample.design,
+            "rate": sample.rate,
+            "by": sample.by,
+            "rates": sorted(sample.rates_by_stratum.items()),
+            "unit": sample.unit or job.input.id,
+            "seed": sample.seed,
+        },
+        "feedback": {
+            name: {
+                **_source(feedback),
+                **_encoding(feedback),
+                "refers_to": feedback.refers_to,
+                "idle_timeout": feedback.idle_timeout_ms,
+            }
+            for name, feedback in job.feedback.items()
+        },
+        # In the order of the file: it is the order of the fields in the record.
+        "targets": [
+            [
+                name,
+                {
+                    "type": target.type,
+                    "window": target.window_ms,
+                    "rules": [
+                        [rule.feedback, constant, rule.field, rule.take]
+                        for rule, constant in zip(target.rules, target.constants, strict=True)
+                    ],
+                    "if_silent": "drop" if target.drops_silent else [target.implicit_label],
+                },
+            ]
+            for name, target in job.targets.items()
+        ],
+        "grace": job.grace_ms,
+        "skew": job.skew_ms,
+        "features": features and {"keep": sorted(features.keep or ()), "drop": sorted(features.drop or ())},
+        # In the order of the file: it is the order of the parts on (0, 1).
+        "split": split and {"by": split.by or job.input.id, "seed": split.seed, "shares": list(split.shares.items())},
+    }
+
+
+def shape(job: Job) -> dict[str, Any]:
+    """What shapes the state: how rows are identified and dated, what their payloads are, and one slot per rule.
+
+    A row keeps its features as they will be written, behind them what the sample said, and its schema and its part of the
+    split by number: so these count too.
+    """
+    features = job.features
+    return {
+        "format": FORMAT,
+        "input": {**_source(job.input), **_encoding(job.input)},
+        "features": features and {"keep": sorted(features.keep or ()), "drop": sorted(features.drop or ())},
+        "sampled": job.sample is not None,
+        "parts": list(job.split.shares) if job.split else [],
+        # In the order of the file: rows and slots are counted by it.
+        "feedback": [
+            [name, {**_source(feedback), "refers_to": feedback.refers_to}] for name, feedback in job.feedback.items()
+        ],
+        "targets": [
+            [name, target.type, [[rule.feedback, rule.field, rule.take] for rule in target.rules]]
+            for name, target in job.targets.items()
+        ],
+    }
+
+
+def _source(source: Source) -> dict[str, Any]:
+    time = source.time and [source.time.field, source.time.unit]
+    return {"topic": source.topic, "id": source.id, "time": time}
+
+
+def _encoding(source: Source) -> dict[str, Any]:
+    schemas = [[number, schema.parsed] for number, schema in source.schemas.items()]
+    return {
+        "encoding": source.format,
+        "framed": source.confluent,
+        "schemas": sorted(schemas, key=lambda pair: -1 if pair[0] is None else pair[0]),
+    }

@@ -1,0 +1,304 @@
+"""The whole job: its sections, what must fit between them, and what the rest of the program asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field
+
+from streamsample.config import identity
+from streamsample.config.avro_fields import AvroFields, schema_problems
+from streamsample.config.models import (
+    COMMIT_INTERVAL_MS_MAX,
+    Changelog,
+    DeadLetters,
+    Features,
+    Feedback,
+    Input,
+    Kafka,
+    Limits,
+    Metrics,
+    Output,
+    Sample,
+    Section,
+    Source,
+    Split,
+    State,
+    Target,
+)
+from streamsample.config.problems import KeyPath, Problem, listed, nearest
+from streamsample.config.units import format_duration
+from streamsample.config.values import Duration, JobName, Name, PositiveDuration, Start
+
+HOUR_MS = 3_600_000
+TARGETS_MAX = 32
+
+
+class Job(Section):
+    """One job file."""
+
+    name: JobName = Field(
+        alias="job", description="the job's name: of its consumer group, and the root of its topics' names"
+    )
+    kafka: Kafka = Field(description="how the brokers are reached")
+    start: Start = Field(
+        "earliest", description="where a job without committed positions begins: one event time for all inputs"
+    )
+    input: Input = Field(description="the topic of predictions")
+    sample: Sample | None = Field(None, description="which predictions are kept; default: all")
+    feedback: Mapping[Name, Feedback] = Field({}, description="the topics of what became known afterwards, by name")
+    targets: Mapping[Name, Target] = Field(
+        {}, description="the labels, by name, at most 32; without any the job only samples"
+    )
+    grace_ms: Duration = Field(5_000, alias="grace", description="how far out of order a partition may be")
+    skew_ms: Duration = Field(
+        0, alias="skew", description="how much earlier than its prediction feedback may be dated and still count"
+    )
+    late_horizon_ms: Duration = Field(
+        0,
+        alias="late_horizon",
+        description="how long a prediction is remembered after its windows: its feedback is then late, not orphan",
+    )
+    features: Features | None = Field(
+        None, description="which fields of the input training records carry; default: all"
+    )
+    split: Split | None = Field(None, description="into which parts training records fall, by hash; default: no parts")
+    output: Output = Field(description="where training records go")
+    dead_letters: DeadLetters = Field(DeadLetters(), description="where records go that cannot be used")
+    commit_interval_ms: PositiveDuration = Field(
+        1_000, alias="commit_interval", description="how often output becomes visible, at most 5s"
+    )
+    max_future_ms: PositiveDuration = Field(
+        HOUR_MS, alias="max_future", description="how far ahead of the clock an event may be dated, at most 1h"
+    )
+    max_ahead_setting: PositiveDuration | None = Field(
+        None,
+        alias="max_ahead",
+        description="how far in event time a partition is read ahead of the slowest; default: 1h or the largest window",
+    )
+    limits: Limits = Field(Limits(), description="what one task may hold")
+    changelog: Changelog = Field(Changelog(), description="the topic that the state is restored from")
+    metrics: Metrics = Field(Metrics(), description="where metrics and health are served")
+    state: State = Field(State(), description="what a worker keeps on disk")
+
+    @property
+    def largest_window_ms(self) -> int:
+        """The longest feedback window; 0 without targets."""
+        return max((target.window_ms for target in self.targets.values()), default=0)
+
+    @property
+    def max_ahead_ms(self) -> int:
+        """How much event time a partition may be read ahead of the slowest."""
+        if self.max_ahead_setting is not None:
+            return self.max_ahead_setting
+        return max(HOUR_MS, self.largest_window_ms)
+
+    @property
+    def closes_after_ms(self) -> int:
+        """How far the watermark must pass a prediction's time until all its targets are settled."""
+        return self.largest_window_ms + self.grace_ms if self.targets else 0
+
+    @property
+    def retention_ms_min(self) -> int:
+        """The least retention of an input topic: feedback must still be there when its prediction's window closes."""
+        return self.closes_after_ms + self.skew_ms
+
+    @property
+    def dead_letters_topic(self) -> str:
+        return self.dead_letters.topic or f"{self.name}.dead-letters"
+
+    @property
+    def changelog_topic(self) -> str:
+        return self.changelog.topic or f"{self.name}.changelog"
+
+    @property
+    def state_directory(self) -> Path:
+        return self.state.directory or Path(".streamsample", self.name).absolute()
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Every topic that is read: the input under its topic's name, then each feedback."""
+        return {source.topic: source for source in (self.input, *self.feedback.values())}
+
+    @property
+    def rule_users(self) -> dict[str, list[tuple[str, int]]]:
+        """For each feedback the targets, and the places in their rules, that it labels."""
+        users: dict[str, list[tuple[str, int]]] = {name: [] for name in self.feedback}
+        for name, target in self.targets.items():
+            for index, rule in enumerate(target.rules):
+                users.setdefault(rule.feedback, []).append((name, index))
+        return users
+
+    @cached_property
+    def version(self) -> str:
+        """16 hex digits that change with whatever decides a record's content."""
+        return identity.digest(identity.content(self))
+
+    @cached_property
+    def state_shape(self) -> str:
+        """16 hex digits that change with whatever shapes the state; windows and grace do not."""
+        return identity.digest(identity.shape(self))
+
+    def problems(self) -> Iterator[Problem]:
+        yield from name_problems(self)
+        yield from topic_problems(self)
+        yield from schema_id_problems(self)
+        yield from time_problems(self)
+        yield from field_problems(self)
+
+
+# Each of these looks at the sections in `NEEDS` only, so that it can be asked although another section is wrong.
+
+
+def name_problems(job: Job) -> Iterator[Problem]:
+    """Feedback that rules name must exist, and what exists must be named."""
+    if len(job.targets) > TARGETS_MAX:
+        remedy = "make a second job on the same topics"
+        yield Problem(("targets",), f"has {len(job.targets)} targets, must have at most {TARGETS_MAX}", remedy)
+    for name, target in job.targets.items():
+        for index, rule in enumerate(target.rules):
+            if rule.feedback in job.feedback:
+                continue
+            path: KeyPath = ("targets", name, "rules", index, "from")
+            meant = nearest(rule.feedback, job.feedback)
+            if meant:
+                remedy = f"did you mean {meant}?"
+            elif job.feedback:
+                remedy = f"there is {listed(list(job.feedback), 'and')}"
+            else:
+                remedy = "describe its topic under feedback"
+            yield Problem(path, f'there is no feedback "{rule.feedback}"', remedy)
+    used = {rule.feedback for target in job.targets.values() for rule in target.rules}
+    for name in job.feedback:
+        if name not in used:
+            remedy = f"remove it, or name it in a target's rules: {{from: {name}, ...}}"
+            yield Problem(("feedback", name), "no target uses it", remedy, at_key=True)
+
+
+def topic_problems(job: Job) -> Iterator[Problem]:
+    """No topic plays two parts."""
+    parts: list[tuple[KeyPath, str]] = [(("input", "topic"), job.input.topic)]
+    parts += [(("feedback", name, "topic"), feedback.topic) for name, feedback in job.feedback.items()]
+    reading = len(parts)
+    parts += [
+        (("output", "topic"), job.output.topic),
+        (("dead_letters", "topic"), job.dead_letters_topic),
+        (("changelog", "topic"), job.changelog_topic),
+    ]
+    taken: dict[str, KeyPath] = {}
+    for index, (path, topic) in enumerate(parts):
+        if topic not in taken:
+            taken[topic] = path
+            continue
+        other_path = taken[topic]
+        if index < reading:  # both are read: told apart by a filter, later
+            what = f'not yet: several feedbacks in one topic ("{topic}")'
+            yield Problem(path, what, "give each a topic of its own", not_yet=True)
+        else:
+            same = ".".join(str(step) for step in other_path)
+            yield Problem(path, f'is "{topic}", which is {same} too', "give each a topic of its own")
+
+
+def schema_id_problems(job: Job) -> Iterator[Problem]:
+    """Every schema id of the input has one of the output, and only then."""
+    path: KeyPath = ("output", "schema_ids")
+    given = job.output.schema_ids
+    if not job.input.confluent:
+        if given:
+            remedy = "remove it: output records carry ids iff the input's do"
+            yield Problem(path, "the input's records carry no schema ids", remedy, at_key=True)
+        return
+    wanted = job.input.schema_files
+    example = ", ".join(f"{number}: <id of its training records>" for number in wanted)
+    missing = [str(number) for number in wanted if number not in given]
+    if missing:
+        yield Problem(path, f"lacks input.schema_files' {listed(missing, 'and')}", f"schema_ids: {{{example}}}")
+    for number in given:
+        if number not in wanted:
+            yield Problem((*path, str(number)), "is no id of input.schema_files", "remove it", at_key=True)
+    outputs = list(given.values())
+    for number, output in given.items():
+        if outputs.count(output) > 1:
+            remedy = "each writer schema of the input has an output schema of its own"
+            yield Problem((*path, str(number)), f"output id {output} is given twice", remedy)
+
+
+def time_problems(job: Job) -> Iterator[Problem]:
+    """Bounds of single times."""
+    if job.max_future_ms > HOUR_MS:
+        found = format_duration(job.max_future_ms)
+        yield Problem(
+            ("max_future",), f"must be at most 1h, found {found}", "brokers refuse records dated further ahead"
+        )
+    if job.commit_interval_ms > COMMIT_INTERVAL_MS_MAX:
+        limit = format_duration(COMMIT_INTERVAL_MS_MAX)
+        remedy = "a transaction must end before its time-out"
+        yield Problem(
+            ("commit_interval",), f"must be at most {limit}, found {format_duration(job.commit_interval_ms)}", remedy
+        )
+
+
+def field_problems(job: Job) -> Iterator[Problem]:
+    """The fields that the job names are in the Avro schemas, with types that serve."""
+    for path, source in _source_paths(job):
+        for number, schema in source.schemas.items():
+            key: KeyPath = ("schema_file",) if source.schema_file else ("schema_files", str(number))
+            if number is None and not source.schema_file:
+                key = ("schema_files", *[str(known) for known in source.schema_files])
+            parsed = schema.parsed
+            yield from schema_problems(parsed, path + key)
+            fields = AvroFields(parsed, str(schema.path.name))
+            if not fields.usable:
+                continue
+            yield from _source_fields(source, path, fields)
+            yield from _input_fields(job, fields) if path == ("input",) else _label_fields(job, str(path[1]), fields)
+
+
+def _source_paths(job: Job) -> Iterator[tuple[KeyPath, Source]]:
+    yield ("input",), job.input
+    for name, feedback in job.feedback.items():
+        yield ("feedback", name), feedback
+
+
+def _source_fields(source: Source, path: KeyPath, fields: AvroFields) -> Iterator[Problem]:
+    if source.id is not None:
+        yield from fields.check(source.id, (*path, "id"), "identity")
+    if isinstance(source, Feedback) and source.refers_to is not None:
+        yield from fields.check(source.refers_to, (*path, "refers_to"), "identity")
+    if source.time is not None:
+        yield from fields.check(source.time.field, (*path, "time", "field"), "time", source.time.unit)
+
+
+def _input_fields(job: Job, fields: AvroFields) -> Iterator[Problem]:
+    if job.sample is not None:
+        for index, field in enumerate(job.sample.by or ()):
+            path: KeyPath = ("sample", "by") if len(job.sample.by or ()) == 1 else ("sample", "by", index)
+            yield from fields.check(field, path, "stratum")
+        if job.sample.unit is not None:
+            yield from fields.check(job.sample.unit, ("sample", "unit"), "identity")
+    if job.split is not None and job.split.by is not None:
+        yield from fields.check(job.split.by, ("split", "by"), "identity")
+    if job.features is not None:
+        key = "keep" if job.features.keep else "drop"
+        for index, name in enumerate(job.features.keep or job.features.drop or ()):
+            yield from fields.check(name, ("features", key, index), "any")
+        if job.features.drop and set(fields.names) <= set(job.features.drop):
+            yield Problem(("features", "drop"), "drops every field", "keep one at least")
+
+
+def _label_fields(job: Job, feedback: str, fields: AvroFields) -> Iterator[Problem]:
+    for name, target in job.targets.items():
+        for index, rule in enumerate(target.rules):
+            if rule.feedback == feedback and rule.field is not None:
+                yield from fields.check(rule.field, ("targets", name, "rules", index, "field"), target.type)
+
+
+NEEDS = {
+    name_problems: ("feedback", "targets"),
+    topic_problems: ("job", "input", "feedback", "output", "dead_letters", "changelog"),
+    schema_id_problems: ("input", "output"),
+    time_problems: ("max_future", "commit_interval"),
+    field_problems: ("input", "feedback", "targets", "sample", "split", "features"),
+}

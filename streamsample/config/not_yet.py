@@ -1,0 +1,185 @@
+"""What a later version brings: refused by name, so that nobody believes that a setting is obeyed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from streamsample.config.problems import Expanded, KeyPath, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """A setting of a later version.
+
+    when: which values are meant. remedy: what can be done today. whole_section: nothing else of the section makes
+    sense then.
+    """
+
+    what: str
+    remedy: str | None = None
+    when: Callable[[Any], bool] = lambda value: True
+    whole_section: bool = False
+
+
+class Found(NamedTuple):
+    """A refusal, and the part of the tree that must not be looked at any more."""
+
+    problem: Problem
+    covers: KeyPath
+
+
+def _is(*words: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value in words
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not isinstance(value, Expanded)  # ${VAR} may hold a number
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+_DESIGNS = "this version has simple and stratified, by rate"
+_EXPRESSION = NotYet("expressions", "name a field")
+_ONE_RULE = "this version takes one rule of one feedback per target"
+_LATER_DESIGN = (
+    *("k", "size", "count", "target_count", "window", "every", "weight", "weights", "half_life", "decay", "bins"),
+    *("allocation", "minimum", "multilabel", "proposal", "replacement", "order", "quota", "budget", "hops", "seeds"),
+)
+
+_SOURCE: dict[str, NotYet] = {
+    "where": NotYet("filtering records (where)", "filter before the topic"),
+    "registry": NotYet("a schema registry", "give the schemas by id: schema_files: {7: my.avsc}"),
+    "subject": NotYet("a schema registry", "give the schemas by id: schema_files: {7: my.avsc}"),
+    "rekey": NotYet("rekeying", "key the topics by the id, with the same number of partitions"),
+    "topics": NotYet("several topics in one source", "name one topic"),
+    "id": NotYet("composite ids", "name one field that holds the whole id", _is_list),
+    "time": NotYet(
+        "times by expression",
+        "write time: {field: ..., unit: ms}",
+        lambda value: isinstance(value, str) and "(" in value,
+    ),
+    "time.unit": NotYet(
+        "times as ISO 8601 text",
+        "give them as a number, in s, ms, us or ns",
+        _is("iso", "iso8601", "ISO8601", "iso-8601"),
+    ),
+    "time.format": NotYet("times as text", "give them as a number, with its unit"),
+    "time.expression": _EXPRESSION,
+}
+
+_INPUT: dict[str, NotYet] = {
+    "match": NotYet("attribution among predictions of one id (match)", "make the id unique"),
+    "explode": NotYet("slates (explode)", "publish one record per item shown"),
+}
+
+_TABLE: dict[str, NotYet] = {
+    "where": _SOURCE["where"],
+    "registry": _SOURCE["registry"],
+    "schema_registry": _SOURCE["registry"],
+    "rekey": _SOURCE["rekey"],
+    "input": NotYet("several inputs", "name one", _is_list),
+    "match": _INPUT["match"],
+    "explode": _INPUT["explode"],
+    "corrections": NotYet("corrections after the close", "widen the window"),
+    "emit": NotYet("one record per target (emit)", "every record carries all targets, when all are settled"),
+    "early": NotYet("early records", "records are written when their window closes"),
+    "late": NotYet("topics for late feedback", "it is counted in the metrics"),
+    "orphans": NotYet("topics for orphans", "they are counted in the metrics"),
+    "tests": NotYet("test timelines"),
+    "timelines": NotYet("test timelines"),
+    "sample": NotYet("designs composed in a list", _DESIGNS, _is_list),
+    "sample.design": NotYet(
+        "this design",
+        _DESIGNS,
+        _is(
+            "reservoir",
+            "weighted",
+            "importance",
+            "convenience",
+            "quota",
+            "judgment",
+            "judgement",
+            "snowball",
+            "recency",
+        ),
+        whole_section=True,
+    ),
+    "sample.scope": NotYet("windowed samples (scope)", _DESIGNS),
+    "sample.where": _SOURCE["where"],
+    "sample.after": NotYet("sampling after the labels", "sampling by rate is done before them"),
+    "sample.by": NotYet("strata by expression", "name a field, or a list of fields", _is_mapping),
+    "sample.unit": NotYet("composite units", "name one field", _is_list),
+    "features.where": _EXPRESSION,
+    "features.add": NotYet("computed features"),
+    "split.where": _EXPRESSION,
+    "targets.*.type": NotYet(
+        "this type", "use int or double: 0 and 1 for a yes or no", _is("string", "boolean", "bool")
+    ),
+    "targets.*.classes": NotYet("classes", "use int or double"),
+    "targets.*.emit": NotYet("one record per target (emit)", "every record carries all targets, when all are settled"),
+    "targets.*.early": NotYet("early records", "records are written when their window closes"),
+    "targets.*.corrections": NotYet("corrections after the close", "widen the window"),
+    "targets.*.match": _INPUT["match"],
+    "targets.*.rules": NotYet("several rules", _ONE_RULE, lambda value: isinstance(value, list) and len(value) > 1),
+    "targets.*.rules.*.from": NotYet("several feedbacks in one rule", _ONE_RULE, _is_list),
+    "targets.*.rules.*.take": NotYet(
+        "taking another than the first", "leave it out", _is("last", "max", "min", "sum", "count")
+    ),
+    "targets.*.rules.*.undone_by": NotYet("feedback that undoes another", "leave it out"),
+    "targets.*.rules.*.window": NotYet("windows by rule", "give the window on the target"),
+    "targets.*.rules.*.where": _SOURCE["where"],
+    "targets.*.rules.*.expression": _EXPRESSION,
+    "targets.*.rules.*.label": NotYet("labels of text", "use a number", _is_text),
+    "state.memory_limit": NotYet("rows on disk", "open rows are held in memory: see limits.open_rows_max"),
+    "output.registry": _SOURCE["registry"],
+    "output.subject": _SOURCE["registry"],
+    "feedback.*.refers_to": NotYet("composite ids", "name one field that holds the whole id", _is_list),
+    "feedback.*": NotYet("several topics in one feedback", "name one topic", _is_list),
+    **{f"sample.{key}": NotYet(f"designs with {key}", _DESIGNS) for key in _LATER_DESIGN},
+    **{f"input.{key}": value for key, value in (_SOURCE | _INPUT).items()},
+    **{f"feedback.*.{key}": value for key, value in _SOURCE.items()},
+}
+
+
+def settings() -> list[str]:
+    """Every key that is refused so, or of which some values are."""
+    return sorted(_TABLE)
+
+
+def refused(tree: Any) -> Iterator[Found]:
+    """All settings of later versions that `tree` uses."""
+    yield from _refused(tree, ())
+
+
+def _refused(value: Any, path: KeyPath) -> Iterator[Found]:
+    entry = _TABLE.get(_pattern(path))
+    if entry is not None and entry.when(value):
+        what = f"not yet: {entry.what}"
+        if entry.what.startswith("this "):  # the value says what it is
+            what += f" ({value})"
+        yield Found(Problem(path, what, entry.remedy, not_yet=True), path[:-1] if entry.whole_section else path)
+        return
+    if isinstance(value, dict):
+        inner = [found for key, item in value.items() for found in _refused(item, (*path, key))]
+    elif isinstance(value, list):
+        inner = [found for index, item in enumerate(value) for found in _refused(item, (*path, index))]
+    else:
+        return
+    whole = [found for found in inner if found.covers == path]
+    yield from whole or inner
+
+
+def _pattern(path: KeyPath) -> str:
+    """The path with names that the user chooses, and indices, as `*`."""
+    steps = ["*" if isinstance(step, int) else step for step in path]
+    if len(steps) > 1 and steps[0] in ("feedback", "targets"):
+        steps[1] = "*"
+    return ".".join(steps)
