@@ -1,4 +1,4 @@
-"""What a format does for the pipeline: turn the named fields of a batch of values into columns, and splice its features.
+"""What a format does for the pipeline: turn named fields of a batch of values into columns, and splice their features.
 
 A projector looks at a batch of values once. It decodes the fields that the job names into columns and checks everything
 else, because the bytes will be copied into the output; then it cuts the features out of the rows that stay.
@@ -41,6 +41,7 @@ class Problem(IntEnum):
     DUPLICATE_KEY = 15
     WRONG_TYPE = 16
     OUT_OF_RANGE = 17
+    NOT_AN_OBJECT = 18
 
 
 _WORDS: Mapping[Problem, str] = {
@@ -62,6 +63,7 @@ _WORDS: Mapping[Problem, str] = {
     Problem.DUPLICATE_KEY: "an object has the same key twice",
     Problem.WRONG_TYPE: "a field is not of the type that the job needs",
     Problem.OUT_OF_RANGE: "a number does not fit the column's 64 bits",
+    Problem.NOT_AN_OBJECT: "the value is JSON, but not an object",
 }
 
 
@@ -77,7 +79,8 @@ class Field:
     path: the field's name, or the names from the top down separated by dots ("user.address.country"), through records
     (objects) and nullable ones.
     kind: "text": bytes in canonical form (semantics A15): strings, bytes, enum symbols and fixed verbatim, integers as
-    decimal UTF-8, booleans as "true" or "false"; floating point numbers are refused. "integer": int64. "number": float64.
+    decimal UTF-8, booleans as "true" or "false"; floating point numbers are refused. "integer": int64. "number":
+    float64.
     """
 
     path: str
@@ -99,7 +102,10 @@ class TextColumn:
 
 @dataclass(frozen=True, slots=True)
 class NumberColumn:
-    """n numbers. values: int64[n] ("integer") or float64[n] ("number"), 0 where `valid`: bool[n] is false (null or missing)."""
+    """n numbers.
+
+    values: int64[n] ("integer") or float64[n] ("number"), 0 where `valid`: bool[n] is false (null or missing).
+    """
 
     values: Int64s | Float64s
     valid: Bools
@@ -153,8 +159,8 @@ class Projection:
 class WriterSchema:
     """One of the schemas that a projector's values were written with.
 
-    id: its number in the frame, None where values are bare. definition: the schema itself, names in full; empty for JSON.
-    features: the schema of what `splice` returns for its values; empty for JSON.
+    id: its number in the frame, None where values are bare. definition: the schema itself, names in full; empty for
+    JSON. features: the schema of what `splice` returns for its values; empty for JSON.
     """
 
     id: int | None
@@ -167,7 +173,7 @@ class Projector(Protocol):
 
     @property
     def schemas(self) -> Sequence[WriterSchema]:
-        """The writer schemas, in the order that `Projection.schema` counts them. JSON has exactly one, without an id."""
+        """The writer schemas, in the order that `Projection.schema` counts them. JSON has one, without an id."""
 
     def project(self, values: Spans) -> Projection:
         """Decode the fields of every value. May be empty. One bad value never costs its neighbours; none raises.
@@ -178,8 +184,8 @@ class Projector(Protocol):
     def splice(self, values: Spans, projection: Projection, rows: Int64s) -> Spans:
         """The features of the values at `rows`: int64[m], in their order, without any frame.
 
-        `projection` is what `project(values)` returned. The spans are over a fresh buffer, contiguous and in order, unless
-        every field is kept: then they are over the buffer of `values`. Null where the row is not ok.
+        `projection` is what `project(values)` returned. The spans are over a fresh buffer, contiguous and in order,
+        unless every field is kept: then they are over the buffer of `values`. Null where the row is not ok.
         """
 
     def explain(self, problem: int) -> str:
