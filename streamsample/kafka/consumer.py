@@ -41,6 +41,7 @@ from streamsample.kafka.assignor import TaskAssignor
 from streamsample.kafka.fetcher import Fetched, LibraryConsumer
 from streamsample.kafka.foreign_errors import translate, translated
 from streamsample.kafka.seam import check_consumer_seam
+from streamsample.kafka.transport import FewCopiesClient
 from streamsample.records import RecordBatch, TopicPartition
 
 _ALL = 2**31
@@ -110,6 +111,7 @@ class ColumnarConsumer:
         self._positions: dict[TopicPartition, int] = {}
         self._broken: dict[TopicPartition, StreamsampleError] = {}
         own = {
+            "kafka_client": FewCopiesClient,
             "client_id": client_id,
             "group_id": group,
             "isolation_level": "read_committed",
