@@ -197,7 +197,7 @@ class _Builder:
             if not isinstance(key_node, ScalarNode):
                 self._problem(path, "has a key that is a list or a mapping", "keys are plain words", at=_at(key_node))
                 continue
-            key = key_node.value
+            key = self._whole_text(key_node)
             if key in hidden:
                 continue
             inner = (*path, key)
@@ -227,7 +227,7 @@ class _Builder:
         return found
 
     def _scalar(self, node: ScalarNode, path: KeyPath) -> Any:
-        text: str = node.value
+        text = self._whole_text(node)
         kind = str(node.tag).removeprefix(_TAG)
         if kind == "null":
             return None
@@ -243,6 +243,18 @@ class _Builder:
             return self._expand(text, path)
         self._problem(path, f"has the YAML tag {_tag_name(node)}", "remove it: job files use no tags")
         return None
+
+    def _whole_text(self, node: ScalarNode) -> str:
+        """The scalar's text; two escapes that stand for one character (JSON's surrogate pairs) made one."""
+        text: str = node.value
+        if text.isascii():
+            return text
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise self._fatal(
+                _at(node), "has half a character: a lone surrogate", "write the character itself"
+            ) from None
 
     def _expand(self, text: str, path: KeyPath) -> str:
         if "${" not in text:

@@ -77,8 +77,8 @@ def content(job: Job) -> dict[str, Any]:
 def shape(job: Job) -> dict[str, Any]:
     """What shapes the state: how rows are identified and dated, what their payloads are, and one slot per rule.
 
-    A row keeps its features as they will be written, behind them what the sample said, and its schema and its part of the
-    split by number: so these count too.
+    A row keeps its features as they will be written, behind them what the sample said, and its schema and its part of
+    the split by number: so these count too.
     """
     features = job.features
     return {

@@ -20,7 +20,8 @@ from streamsample.config.values import Kind
 class Key:
     """One key.
 
-    path: with `<name>` for what the user names and `[]` for a list's items. section: what the key opens, if one. owner: the section that it is a key of.
+    path: with `<name>` for what the user names and `[]` for a list's items. section: what the key opens, if one.
+    owner: the section that it is a key of.
     """
 
     path: str

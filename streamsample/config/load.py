@@ -19,6 +19,8 @@ from streamsample.config.problems import KeyPath, Problem, Wrong, WrongTogether,
 from streamsample.errors import ConfigurationError, NotYetError
 
 PROBLEMS_SHOWN_MAX = 50
+SUGGESTIONS_MAX = 200
+"""A file with more unknown keys is no job file; what each was meant to be is no longer asked, for that takes long."""
 
 
 def load_job(path: str | Path, environ: Mapping[str, str] | None = None) -> Job:
@@ -51,7 +53,13 @@ def _job(document: Document, directory: Path) -> Job:
         job = Job.model_validate(document.tree, context=context)
     except ValidationError as error:
         structural, crossing = _explain(error)
-        problems += [problem for problem in structural if not _within(problem.path, said)]
+        # Nor of a section that lacks something only because it was refused.
+        problems += [
+            problem
+            for problem in structural
+            if not _within(problem.path, said)
+            and not (problem.path and any(_within(path, [problem.path]) for path in said))
+        ]
         problems += _crossing(document.tree, context, said) if structural or said else crossing
     else:
         if not problems:
@@ -77,11 +85,13 @@ def _explain(error: ValidationError) -> tuple[list[Problem], list[Problem]]:
     """Problems within sections, and problems between them."""
     structural: list[Problem] = []
     crossing: list[Problem] = []
-    for detail in error.errors(include_url=False):
+    for count, detail in enumerate(error.errors(include_url=False)):
         path: KeyPath = tuple(step for step in detail["loc"] if step != "[key]")
         cause = detail.get("ctx", {}).get("error")
         if isinstance(cause, WrongTogether):
             (structural if path else crossing).extend(problem.under(path) for problem in cause.problems)
+        elif detail["type"] == "extra_forbidden" and count >= SUGGESTIONS_MAX:
+            structural.append(Problem(path, "unknown key", at_key=True))
         else:
             structural.append(_problem(path, detail, cause))
     return structural, crossing

@@ -205,7 +205,7 @@ class Source(Section):
         """The writer schemas by id, under None if values carry no id; empty for JSON."""
         if self.schema_file is not None:
             return {None: self.schema_file}
-        if self.framing == "none":
+        if self.framing == "none" and self.schema_files:
             only = next(iter(self.schema_files.values()))
             return {None: only}
         return {number: schema for number, schema in self.schema_files.items()}  # noqa: C416 - the key's type widens
