@@ -39,7 +39,8 @@ bench: $(READY)  ## every benchmark beside its reference; writes benchmarks/resu
 lock: $(BIN)/python  ## choose the newest dependencies that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet uv
 	$(UV_COMPILE) --upgrade --all-extras pyproject.toml --output-file requirements.lock
-	$(UV_COMPILE) --upgrade --constraints requirements.lock pyproject.toml --output-file requirements-image.lock
+	$(UV_COMPILE) --upgrade --constraints requirements.lock --extra build pyproject.toml \
+		--output-file requirements-image.lock
 
 clean:  ## remove the virtual environment and everything that can be made again
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build benchmarks/results.json
@@ -47,7 +48,8 @@ clean:  ## remove the virtual environment and everything that can be made again
 
 $(READY): requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing the packages of requirements.lock into $(VENV)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-compile \
+		-r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
