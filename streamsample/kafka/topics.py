@@ -19,6 +19,7 @@ from streamsample.records import TopicPartition
 T = TypeVar("T")
 
 _FOREVER = 2**63 - 1
+_PROPAGATION_MS = 2_000
 INTERNAL_CONFIGS: Mapping[str, str] = {
     "retention.ms": "-1",
     "retention.bytes": "-1",
@@ -119,7 +120,7 @@ class TopicAdmin:
         names = list(dict.fromkeys(topics))
         if not names:
             return {}
-        found = self._bounded(lambda admin: _describe(admin, names), f"topics {', '.join(names)}")
+        found = self._bounded(lambda admin: _describe_all(admin, names), f"topics {', '.join(names)}")
         for name in names:
             if name not in found:
                 raise TopicError(f"topic {name} does not exist", remedy=self._create_command(TopicSpec(name, 4)))
@@ -192,6 +193,31 @@ class TopicAdmin:
         With `committed`, the last stable offset: an open transaction holds it back.
         """
         return self._offsets(sources, OffsetSpec.LATEST, "read_committed" if committed else "read_uncommitted")
+
+    def oldest_timestamps(self, sources: Iterable[TopicPartition]) -> dict[str, int]:
+        """By topic, the smallest timestamp in ms with which one of its partitions begins; empty topics are left out."""
+        asked = {KafkaTopicPartition(*source): 0 for source in sources}
+        if not asked:
+            return {}
+
+        def question(admin: Any) -> dict[str, int]:
+            oldest: dict[str, int] = {}
+            for source, at in admin.list_partition_offsets(asked, timeout_ms=self._timeout_ms).items():
+                if at.timestamp >= 0:
+                    oldest[source.topic] = min(at.timestamp, oldest.get(source.topic, at.timestamp))
+            return oldest
+
+        return self._bounded(question, f"first records of {', '.join(sorted({source.topic for source in asked}))}")
+
+    def delete_group(self, group: str) -> None:
+        """Delete a consumer group and its positions, if there is one. Raises TopicError while it has members."""
+
+        def order(admin: Any) -> None:
+            answer = admin.delete_groups([group])[group]
+            if answer not in ("OK", "GroupIdNotFoundError"):
+                raise TopicError(f"group {group} was not deleted: {answer}", remedy="stop all its workers first")
+
+        self._bounded(order, f"group {group} was not deleted")
 
     def close(self) -> None:
         """End the connection, if there is one."""
@@ -290,6 +316,17 @@ def _describe(admin: Any, names: list[str]) -> dict[str, TopicDescription]:
     return out
 
 
+def _describe_all(admin: Any, names: list[str]) -> dict[str, TopicDescription]:
+    """All of `names` that exist; a topic made a moment ago may not be known yet to the broker that is asked."""
+    clock = SystemClock()
+    end_ms = clock.elapsed_ms() + _PROPAGATION_MS
+    found = _describe(admin, names)
+    while len(found) < len(names) and clock.elapsed_ms() < end_ms:
+        _pause()
+        found = _describe(admin, names)
+    return found
+
+
 def _create(admin: Any, spec: TopicSpec, timeout_ms: int) -> None:
     wanted = {
         "num_partitions": spec.partitions,
@@ -309,14 +346,17 @@ def _delete(admin: Any, names: list[str], timeout_ms: int) -> None:
             raise error(f"topic {topic['name']}")
     clock = SystemClock()
     end_ms = clock.elapsed_ms() + timeout_ms
-    waiting = threading.Event()
     while _still_there(admin, names) and clock.elapsed_ms() < end_ms:
-        waiting.wait(0.05)
+        _pause()
 
 
 def _still_there(admin: Any, names: list[str]) -> list[str]:
     """Those of `names` that are still there."""
     return [topic["name"] for topic in admin.describe_topics(names) if topic["error_code"] == 0]
+
+
+def _pause() -> None:
+    threading.Event().wait(0.05)
 
 
 def _in_background(action: Callable[[], None]) -> None:

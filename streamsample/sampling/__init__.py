@@ -1,7 +1,7 @@
 """Sampling designs whose inclusion probabilities are known: each a file, each replayable from its seed.
 
-A design is an immutable object over columns. It decides by the keyed hash `u` of a record's unit (semantics B), so the same
-record is decided the same way by every worker, in every order, at every replay.
+A design is an immutable object over columns. It decides by the keyed hash `u` of a record's unit (semantics B), so the
+same record is decided the same way by every worker, in every order, at every replay.
 """
 
 from streamsample.sampling.design import RateDesign, Selection

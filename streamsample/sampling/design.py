@@ -13,8 +13,9 @@ from streamsample.records import Bools, Float64s, Int32s, Spans
 class Selection:
     """The decision on n records.
 
-    keep: bool[n]. probability: float64[n], the inclusion probability of each record, kept or not. declared: int32[n], the
-    index of the record's stratum among the design's `declared` strata, -1 for any other (and where there are no strata).
+    keep: bool[n]. probability: float64[n], the inclusion probability of each record, kept or not. declared: int32[n],
+    the index of the record's stratum among the design's `declared` strata, -1 for any other (and where there are no
+    strata).
     """
 
     keep: Bools
@@ -25,16 +26,24 @@ class Selection:
 class RateDesign(Protocol):
     """A design that keeps each unit by a known rate: no state, and π is known when the record is drawn."""
 
-    name: str
-    seed: int
-    declared: tuple[str, ...]
-    """The strata with a rate of their own, in the order of the job file; empty where the design has no strata."""
-    largest_rate: float
-    """No unit whose `u` is at or above this is ever kept."""
+    @property
+    def name(self) -> str:
+        """What the job file calls the design."""
+
+    @property
+    def seed(self) -> int:
+        """The key of the hash."""
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """The strata with a rate of their own, in the order of the job file; empty where the design has no strata."""
+
+    @property
+    def largest_rate(self) -> float:
+        """No unit whose `u` is at or above this is ever kept."""
 
     def decide(self, unit: Spans, stratum: Spans | None) -> Selection:
         """Decide on n records by their units (n spans, no nulls) and strata (n spans, no nulls, or None)."""
-        ...
 
 
 def unit_hash(unit: Spans, seed: int) -> Float64s:

@@ -1,4 +1,6 @@
-"""Train, validation, test: a split by hash, so that a unit is on the same side for ever and in every job that shares the seed."""
+"""Train, validation, test: a split by hash, so that a unit is on the same side for ever and in every job that shares
+the seed.
+"""
 
 from __future__ import annotations
 

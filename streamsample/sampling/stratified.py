@@ -1,7 +1,7 @@
 """Stratified sampling by rate: a rate of its own for each declared stratum, one rate for all others.
 
-A record of stratum h is kept iff u < rate_h; π = rate_h. All strata share the same u, so a unit that is kept at some rate
-is kept at every larger one (B9), and nothing depends on which strata were seen before. Source: Cochran, Sampling
+A record of stratum h is kept iff u < rate_h; π = rate_h. All strata share the same u, so a unit that is kept at some
+rate is kept at every larger one (B9), and nothing depends on which strata were seen before. Source: Cochran, Sampling
 Techniques (3rd ed., 1977), chapter 5, with Bernoulli draws within strata.
 """
 
@@ -83,10 +83,10 @@ def _find(buffer, start, size, hashes, t_buffer, t_start, t_size, t_hashes, t_co
 
 
 def stratum_of(fields: Sequence[Spans]) -> Spans:
-    """The stratum of n records by one field or several (each n spans).
+    r"""The stratum of n records by one field or several (each n spans).
 
-    One field: its text. Several: joined by "/", with "/" and "\\" inside a field escaped by "\\", so that no two different
-    combinations share a name. A null in any field makes the stratum null.
+    One field: its text. Several: joined by "/", with "/" and "\" inside a field escaped by "\", so that no two
+    different combinations share a name. A null in any field makes the stratum null.
     """
     if len(fields) == 1:
         return fields[0]
@@ -114,7 +114,7 @@ def _join(l_buffer, l_start, l_size, r_buffer, r_start, r_size, escape_left, sta
         at = start[row]
         for i in range(l_size[row]):
             byte = l_buffer[l_start[row] + i]
-            if escape_left and (byte == _SLASH or byte == _BACKSLASH):
+            if escape_left and byte in (_SLASH, _BACKSLASH):
                 out[at] = _BACKSLASH
                 at += 1
             out[at] = byte
@@ -123,7 +123,7 @@ def _join(l_buffer, l_start, l_size, r_buffer, r_start, r_size, escape_left, sta
         at += 1
         for i in range(r_size[row]):
             byte = r_buffer[r_start[row] + i]
-            if byte == _SLASH or byte == _BACKSLASH:
+            if byte in (_SLASH, _BACKSLASH):
                 out[at] = _BACKSLASH
                 at += 1
             out[at] = byte

@@ -1,0 +1,213 @@
+"""The command line. Exit codes: 0 done, 1 failure, 2 wrong usage, 78 wrong configuration."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from streamsample import __version__
+from streamsample.errors import ConfigurationError, StreamsampleError
+
+if TYPE_CHECKING:
+    from streamsample.config import Job
+
+EXIT_FAILURE = 1
+EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Make training data from Kafka event streams: sample, label, write training records, exactly once.",
+    epilog="Exit codes: 0 done, 1 failure, 2 wrong usage, 78 wrong configuration.",
+)
+broker_app = typer.Typer(no_args_is_help=True, help="A local single-node Apache Kafka, for trying things out.")
+app.add_typer(broker_app, name="broker")
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).")]
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """What goes wrong is said in one line each, without a traceback, and becomes the exit code."""
+    try:
+        yield
+    except ConfigurationError as error:
+        err.print(str(error), style="red", markup=False)
+        raise typer.Exit(EXIT_CONFIGURATION) from None
+    except StreamsampleError as error:
+        err.print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(EXIT_FAILURE) from None
+
+
+def _load(path: Path) -> Job:
+    from streamsample.config import load_job
+
+    return load_job(path, os.environ)
+
+
+def _load_kernels() -> None:
+    from streamsample.runtime.warmup import load_kernels
+
+    load_kernels(lambda words: err.print(words, style="dim"))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"streamsample {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """See `app`."""
+
+
+@app.command()
+def run(
+    job_file: JobFile,
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="End when the inputs' ends, as of the start, are processed.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes on this machine.")] = 1,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Run a job until SIGTERM or Ctrl-C, which commit and leave the group."""
+    with _errors_told():
+        _log_at(log_level)
+        job = _load(job_file)
+        _load_kernels()
+        from streamsample.runtime.service import Options, run_job
+
+        options = Options(
+            until_caught_up=until_caught_up,
+            workers=workers,
+            on_start=lambda url: err.print(f"job {job.name}: metrics at {url}/metrics", markup=False),
+            on_warning=lambda words: err.print(f"warning: {words}", style="yellow", markup=False),
+        )
+        progress = run_job(job, job_file, options)
+        err.print(
+            f"job {job.name}: read {progress.records_in:,}, wrote {progress.records_out:,}, open "
+            f"{progress.open_rows:,}, dead letters {progress.dead:,}",
+            markup=False,
+        )
+
+
+def _log_at(level: str) -> None:
+    names = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+    if level not in names:
+        raise typer.BadParameter(f"{level!r} is none of {', '.join(names)}", param_hint="--log-level")
+    logging.basicConfig(level=names[level], format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("kafka").setLevel(max(names[level], logging.WARNING))
+
+
+@app.command()
+def validate(
+    job_file: JobFile,
+    offline: Annotated[bool, typer.Option("--offline", help="Look at the files only, not at the cluster.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the Avro schema of the training records.")] = False,
+) -> None:
+    """Check a job file: keys, schemas, and (unless --offline) topics, partitions and retention."""
+    with _errors_told():
+        job = _load(job_file)
+        _load_kernels()
+        from streamsample.runtime.plan import plan_of
+
+        plan = plan_of(job)
+        if schema:
+            for each in getattr(plan.encoder, "schemas", ()):
+                out.print_json(json.dumps(each))
+        if not offline:
+            _look_at_cluster(job)
+        err.print(f"{job_file}: job {job.name} is valid (version {job.version})", style="green", markup=False)
+
+
+def _look_at_cluster(job: Job) -> None:
+    from streamsample.clock import SystemClock
+    from streamsample.kafka.topics import TopicAdmin
+    from streamsample.runtime.preflight import inspect
+
+    admin = TopicAdmin(job.kafka.options("admin"))
+    try:
+        topics, warnings = inspect(job, admin, SystemClock().now_ms())
+    finally:
+        admin.close()
+    for name, topic in topics.items():
+        err.print(f"{name}: {topic.partitions} partitions", markup=False)
+    for words in warnings:
+        err.print(f"warning: {words}", style="yellow", markup=False)
+
+
+@app.command()
+def reset(
+    job_file: JobFile,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Forget a job's state: its group's positions and its changelog. The next run begins at `start`.
+
+    What it has written stays; records of predictions that are read again are written again.
+    """
+    with _errors_told():
+        job = _load(job_file)
+        if not yes:
+            typer.confirm(f"Forget the positions and open rows of job {job.name}?", abort=True)
+        from streamsample.kafka.topics import TopicAdmin
+
+        admin = TopicAdmin(job.kafka.options("admin"))
+        try:
+            admin.delete_group(job.name)
+            admin.delete([job.changelog_topic])
+        finally:
+            admin.close()
+        err.print(f"job {job.name}: state forgotten", markup=False)
+
+
+@app.command()
+def demo() -> None:
+    """A year of New York flights through a real Kafka: how late does each flight land?"""
+    with _errors_told():
+        _load_kernels()
+        from streamsample.demo import run_demo
+
+        run_demo(out)
+
+
+@broker_app.command("start")
+def broker_start() -> None:
+    """Start it in the background, and say where it listens."""
+    with _errors_told():
+        from streamsample.kafka.broker import start_detached
+
+        out.print(start_detached(), markup=False)
+
+
+@broker_app.command("stop")
+def broker_stop() -> None:
+    """Stop it. Its data stay."""
+    with _errors_told():
+        from streamsample.kafka.broker import stop_detached
+
+        out.print(stop_detached(), markup=False)
+
+
+@broker_app.command("status")
+def broker_status() -> None:
+    """Say whether it runs, and where."""
+    with _errors_told():
+        from streamsample.kafka.broker import status_detached
+
+        out.print(status_detached(), markup=False)

@@ -1,0 +1,160 @@
+"""The changelog: what a task's state is rebuilt from, in a topic of the job's own.
+
+At each commit a task writes one *chunk*: the delta of its state, compressed, cut into parts of at most half the topic's
+max.message.bytes, each a record with the chunk's sequence number and its place among the parts. The committed offset's
+metadata (a `ChangelogPosition`) names the last chunk and the first one still needed; so a restore seeks to the first
+and is done only when it has read the last. An end offset would not do: it can lie behind another worker's open
+transaction.
+
+A part, big-endian: magic "SSC1" (4 bytes), sequence uint64, part uint32, parts uint32, then the part's bytes. The parts
+joined are an LZ4 frame of the chunk.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import lz4.frame
+
+from streamsample.errors import ChangelogGapError, StateError
+from streamsample.records import RecordBatch, Spans, TopicPartition
+
+_HEADER = struct.Struct(">4sQII")
+_MAGIC = b"SSC1"
+_POSITION = re.compile(r"streamsample/1 last=(\d+) first=(\d+) offset=(\d+)")
+_RECORD_OVERHEAD_BYTES = 256
+CHUNK_BYTES_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ChangelogPosition:
+    """What a committed offset says of the changelog: the last chunk, the first one needed, and the offset that one
+    begins at.
+    """
+
+    last: int
+    first: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"streamsample/1 last={self.last} first={self.first} offset={self.offset}"
+
+    @staticmethod
+    def parse(text: str, where: TopicPartition) -> ChangelogPosition | None:
+        """Read a committed offset's metadata; None if it is empty (a task without state, or another tool's commit).
+
+        Raises StateError if there is something else in it.
+        """
+        if not text:
+            return None
+        found = _POSITION.fullmatch(text)
+        if found is None:
+            raise StateError(
+                f"{where}: the committed offset's metadata is not of this version: {text[:80]!r}",
+                remedy="run the version that wrote it, or start over with `streamsample reset JOB`",
+            )
+        last, first, offset = map(int, found.groups())
+        return ChangelogPosition(last, first, offset)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """A chunk as it was read back. offset: of its first part; size_bytes: of all its parts in the log, before Kafka's
+    own overhead.
+    """
+
+    sequence: int
+    offset: int
+    size_bytes: int
+    body: bytes
+
+
+def pack_chunk(sequence: int, body: bytes, message_bytes_max: int) -> Spans:
+    """The parts of a chunk, one span each, none larger than half of `message_bytes_max`.
+
+    Raises StateError if the chunk is beyond 2 GiB, which no number of parts can hold.
+    """
+    if len(body) > CHUNK_BYTES_MAX:
+        raise StateError(
+            f"a commit changed {len(body):,} bytes of state, more than a chunk can hold",
+            remedy="commit more often (commit_interval)",
+        )
+    packed = lz4.frame.compress(body, block_linked=False)
+    room = max(message_bytes_max // 2 - _RECORD_OVERHEAD_BYTES, 1024)
+    count = max(1, -(-len(packed) // room))
+    return Spans.of(
+        [_HEADER.pack(_MAGIC, sequence, part, count) + packed[part * room : (part + 1) * room] for part in range(count)]
+    )
+
+
+class ChunkReader:
+    """Puts chunks together again from record batches, in order, and knows when the last one has come."""
+
+    def __init__(self, source: TopicPartition, position: ChangelogPosition) -> None:
+        self._source = source
+        self._position = position
+        self._next = position.first
+        self._parts: list[bytes] = []
+        self._offset = position.offset
+
+    @property
+    def done(self) -> bool:
+        """Whether the last chunk has been read whole."""
+        return self._next > self._position.last
+
+    @property
+    def progress(self) -> float:
+        """The share of chunks read, 0 to 1."""
+        return (self._next - self._position.first) / (self._position.last - self._position.first + 1)
+
+    def read(self, batch: RecordBatch) -> Iterator[StoredChunk]:
+        """The chunks that `batch` completes. Chunks after the last (another's, uncommitted when ours was) are not read.
+
+        Raises ChangelogGapError if a part or a chunk is missing, StateError if one is damaged.
+        """
+        for row in range(len(batch)):
+            if self.done:
+                return
+            value = batch.values[row] or b""
+            offset = int(batch.offsets[row])
+            sequence, part, count = self._header(value, offset)
+            if sequence < self._next:
+                continue
+            if sequence != self._next or part != len(self._parts):
+                raise ChangelogGapError(
+                    f"{self._source}@{offset}: found part {part} of chunk {sequence}, expected part "
+                    f"{len(self._parts)} of chunk {self._next}",
+                    remedy="records of the changelog are missing; rebuild the state with `streamsample reset JOB`, "
+                    "which reads the inputs again",
+                )
+            if part == 0:
+                self._offset = offset
+            self._parts.append(value[_HEADER.size :])
+            if part + 1 == count:
+                yield self._complete(sequence)
+
+    def _header(self, value: bytes, offset: int) -> tuple[int, int, int]:
+        if len(value) >= _HEADER.size:
+            magic, sequence, part, count = _HEADER.unpack_from(value)
+            if magic == _MAGIC and part < count:
+                return sequence, part, count
+        raise StateError(
+            f"{self._source}@{offset}: this record is not a part of a changelog chunk",
+            remedy="nothing but streamsample may write to the changelog; rebuild it with `streamsample reset JOB`",
+        )
+
+    def _complete(self, sequence: int) -> StoredChunk:
+        packed = b"".join(self._parts)
+        self._parts = []
+        self._next = sequence + 1
+        try:
+            body = lz4.frame.decompress(packed)
+        except RuntimeError as error:
+            raise StateError(
+                f"{self._source}@{self._offset}: chunk {sequence} is damaged: {error}",
+                remedy="rebuild the state with `streamsample reset JOB`",
+            ) from error
+        return StoredChunk(sequence, self._offset, len(packed), body)

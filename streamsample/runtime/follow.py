@@ -1,0 +1,76 @@
+"""How far a topic's event time has come on the broker, for partitions that are silent while others are not (A5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from streamsample.clock import Clock
+from streamsample.kafka.consumer import ColumnarConsumer, FetchLimits
+from streamsample.records import TopicPartition
+from streamsample.runtime.source import Source
+
+_READ_TIMEOUT_MS = 2_000
+_LIMITS = FetchLimits(partition=1 << 20, request=4 << 20, decoded=16 << 20)
+
+
+class TopicClock:
+    """Asks the broker for the largest event time of a topic.
+
+    Where the event time is the record's timestamp, the broker knows it. Where it is a field, the record with the
+    largest timestamp of each partition is read and its field taken. Has a connection of its own, made when first
+    needed.
+    """
+
+    def __init__(self, connection: Mapping[str, Any], clock: Clock, client_id: str) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._client_id = client_id
+        self._reader: ColumnarConsumer | None = None
+
+    def largest(self, source: Source, partitions: int) -> int | None:
+        """The largest event time in ms over the topic's partitions; None if it is empty or could not be read in
+        time.
+        """
+        reader = self._connected()
+        newest = reader.max_timestamps([TopicPartition(source.topic, number) for number in range(partitions)])
+        held = {partition: found for partition, found in newest.items() if found is not None}
+        if not held:
+            return None
+        if source.time is None:
+            limit = self._clock.now_ms() + source.max_future_ms
+            return max((timestamp for _, timestamp in held.values() if timestamp <= limit), default=None)
+        return self._read(reader, source, {partition: offset for partition, (offset, _) in held.items()})
+
+    def still_at(self, positions: Mapping[TopicPartition, int]) -> set[TopicPartition]:
+        """Those of `positions` where the log ends: asked after `largest`, nothing older can be waiting in them."""
+        ends = self._connected().end_offsets(positions)
+        return {partition for partition, position in positions.items() if ends[partition] == position}
+
+    def close(self) -> None:
+        """End the connection, if there is one."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _connected(self) -> ColumnarConsumer:
+        if self._reader is None:
+            self._reader = ColumnarConsumer(
+                self._connection, group=None, client_id=f"{self._client_id}-clock", limits=_LIMITS
+            )
+        return self._reader
+
+    def _read(self, reader: ColumnarConsumer, source: Source, offsets: dict[TopicPartition, int]) -> int | None:
+        reader.assign(offsets)
+        for partition, offset in offsets.items():
+            reader.seek(partition, offset)
+        reader.resume(offsets)
+        times: dict[TopicPartition, int | None] = {}
+        end_ms = self._clock.elapsed_ms() + _READ_TIMEOUT_MS
+        while len(times) < len(offsets) and self._clock.elapsed_ms() < end_ms:
+            for batch in reader.poll(100):
+                if batch.source not in times and len(batch):
+                    events = source.read(batch, self._clock.now_ms())
+                    times[batch.source] = int(events.times.max()) if len(events.times) else None
+        reader.assign([])
+        return max((time for time in times.values() if time is not None), default=None)

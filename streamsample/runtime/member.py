@@ -1,0 +1,46 @@
+"""A worker process of a service with several: `python -m streamsample.runtime.member`, started by `service` only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from streamsample.clock import SystemClock
+from streamsample.config import load_job
+from streamsample.errors import StreamsampleError
+from streamsample.runtime.report import Progress
+from streamsample.runtime.service import Options, run_one
+
+
+def main(path: str, status: str, until_caught_up: str, parent: str) -> int:
+    """Run one worker, telling the parent in the file `status` how it goes. The exit code is the command line's."""
+    import json
+    import signal
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    turns = 0
+
+    def tell(progress: Progress) -> None:
+        nonlocal turns
+        turns += 1
+        if os.getppid() != int(parent):
+            os.kill(os.getpid(), signal.SIGTERM)  # The parent is gone: nobody serves our metrics or stops us.
+        told = {"ready": progress.tasks > 0 and not progress.restoring, "turn": turns, "progress": asdict(progress)}
+        partial = Path(f"{status}.part")
+        partial.write_text(json.dumps(told))
+        partial.replace(status)
+
+    options = Options(until_caught_up=until_caught_up == "1", on_progress=tell)
+    try:
+        run_one(load_job(Path(path), os.environ), options, SystemClock(), serve=False)
+    except StreamsampleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,232 @@
+"""From a job file to the objects that run it: who reads what, how rows are drawn, joined and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamsample.config import Feedback, Input, Job, Rule, Target
+from streamsample.formats.avro import AvroProjector
+from streamsample.formats.json_values import JsonProjector
+from streamsample.formats.projection import Field, Projection, Projector
+from streamsample.formats.training import SamplingSpec, TargetSpec, TrainingSpec
+from streamsample.formats.training_avro import AvroTrainingEncoder
+from streamsample.formats.training_json import JsonTrainingEncoder
+from streamsample.labels import JoinSettings, Limits, TargetRule, bits_of
+from streamsample.records import Bools, Int64s, Spans
+from streamsample.runtime.source import Source, TimeField
+from streamsample.sampling import RateDesign, SimpleRate, Split, StratifiedRate
+from streamsample.sampling.stratified import stratum_of
+
+Encoder = AvroTrainingEncoder | JsonTrainingEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class ValueColumn:
+    """Where a target's label is in its feedback: a constant's bits, or a field. kind: "integer" or "number"."""
+
+    constant: int
+    field: Field | None
+
+    def read(self, projection: Projection, rows: Int64s) -> tuple[Int64s, Bools | None]:
+        """The 8-byte bits of m labels, int64[m], and whether there is one, bool[m] (None: always)."""
+        if self.field is None:
+            return np.full(len(rows), self.constant, np.int64), None
+        path = self.field.path
+        column = projection.integer(path) if self.field.kind == "integer" else projection.number(path)
+        values = column.values[rows]
+        bits = values if values.dtype == np.int64 else values.view(np.int64)
+        return np.asarray(bits, np.int64), column.valid[rows]
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackPlan:
+    """One feedback: its source, where its own id is (None: its place in Kafka), and the labels of the targets it
+    serves.
+    """
+
+    name: str
+    source: Source
+    own_id: str | None
+    values: tuple[ValueColumn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How predictions are sampled. unit None: by the id. by: the fields of the strata, empty without strata."""
+
+    design: RateDesign
+    unit: str | None
+    by: tuple[str, ...]
+
+    def unit_of(self, projection: Projection, rows: Int64s, ids: Spans) -> Spans:
+        """The sampling units of m rows; null where the field is null."""
+        return ids if self.unit is None else projection.text(self.unit).take(rows)
+
+    def stratum_of(self, projection: Projection, rows: Int64s) -> Spans | None:
+        """The strata of m rows; null where a field is null. None without strata."""
+        return stratum_of([projection.text(path).take(rows) for path in self.by]) if self.by else None
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPlan:
+    """How records are split. by None: by the id."""
+
+    split: Split
+    by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that a worker needs of a job, made once and shared by its tasks. join None: the job only samples."""
+
+    job: Job
+    input: Source
+    feedback: tuple[FeedbackPlan, ...]
+    join: JoinSettings | None
+    draw: Draw | None
+    split: SplitPlan | None
+    spec: TrainingSpec
+    encoder: Encoder
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """All source topics, the input first."""
+        return {source.topic: source for source in (self.input, *(item.source for item in self.feedback))}
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The source topics, the input first."""
+        return tuple(self.sources)
+
+
+def plan_of(job: Job) -> Plan:
+    """Build the plan of a job. Raises ConfigurationError where the job file does not fit the schemas."""
+    feedback_names = tuple(job.feedback)
+    draw, split = _draw(job), _split(job)
+    input_source = _source(job, "input", job.input, job.input.id, _input_fields(job, draw, split))
+    feedback = tuple(_feedback(job, name, item) for name, item in job.feedback.items())
+    spec = TrainingSpec(
+        job=job.name,
+        version=job.version,
+        prediction_topic=job.input.topic,
+        targets=tuple(TargetSpec(name, target.type) for name, target in job.targets.items()),
+        feedback=feedback_names,
+        feedback_topics=tuple(item.source.topic for item in feedback),
+        splits=split.split.names if split else (),
+        sampling=SamplingSpec(draw.design.name, draw.design.seed) if draw else None,
+    )
+    return Plan(
+        job=job,
+        input=input_source,
+        feedback=feedback,
+        join=_join(job, feedback_names) if job.targets else None,
+        draw=draw,
+        split=split,
+        spec=spec,
+        encoder=_encoder(job, input_source, spec),
+    )
+
+
+def _draw(job: Job) -> Draw | None:
+    sample = job.sample
+    if sample is None:
+        return None
+    if sample.design == "simple":
+        return Draw(SimpleRate(sample.rate, sample.seed), sample.unit, ())
+    by = tuple(sample.by or ())
+    names = {stratum_name(values): rate for values, rate in sample.rates_by_stratum.items()}
+    return Draw(StratifiedRate(sample.rate, names, sample.seed), sample.unit, by)
+
+
+def stratum_name(values: tuple[str, ...]) -> str:
+    """The name of the stratum with these values, as the data's strata are named."""
+    name = stratum_of([Spans.of([value.encode()]) for value in values])[0]
+    return (name or b"").decode()
+
+
+def _split(job: Job) -> SplitPlan | None:
+    return None if job.split is None else SplitPlan(Split(job.split.shares, job.split.seed), job.split.by)
+
+
+def _input_fields(job: Job, draw: Draw | None, split: SplitPlan | None) -> list[Field]:
+    paths = [job.input.id]
+    if draw is not None:
+        paths += [draw.unit, *draw.by]
+    if split is not None:
+        paths.append(split.by)
+    return [Field(path, "text") for path in paths if path is not None]
+
+
+def _source(job: Job, role: str, item: Input | Feedback, id_path: str | None, fields: list[Field]) -> Source:
+    time = None if item.time is None else TimeField(item.time.field, item.time.unit)
+    wanted = list(dict.fromkeys(fields + ([] if time is None else [Field(time.path, "integer")])))
+    return Source(
+        topic=item.topic,
+        role=role,
+        projector=_projector(job, item, wanted),
+        id_path=id_path,
+        time=time,
+        max_future_ms=job.max_future_ms,
+    )
+
+
+def _projector(job: Job, item: Input | Feedback, fields: list[Field]) -> Projector:
+    keep = drop = None
+    if isinstance(item, Input) and job.features is not None:
+        keep, drop = job.features.keep, job.features.drop
+    if item.format == "json":
+        return JsonProjector(fields, keep=keep, drop=drop)
+    schemas = {number: schema.text for number, schema in item.schemas.items()}
+    return AvroProjector(schemas, fields, framing="confluent" if item.confluent else "none", keep=keep, drop=drop)
+
+
+def _feedback(job: Job, name: str, item: Feedback) -> FeedbackPlan:
+    values = tuple(
+        _value(target, target.rules[0]) for target in job.targets.values() if target.rules[0].feedback == name
+    )
+    fields = [Field(path, "text") for path in (item.refers_to, item.id) if path is not None]
+    fields += [column.field for column in values if column.field is not None]
+    source = _source(job, f"feedback.{name}", item, item.refers_to, fields)
+    return FeedbackPlan(name, source, item.id, values)
+
+
+def _value(target: Target, rule: Rule) -> ValueColumn:
+    if rule.field is not None:
+        return ValueColumn(0, Field(rule.field, "integer" if target.type == "int" else "number"))
+    assert rule.label is not None
+    return ValueColumn(bits_of(_typed(target, rule.label)), None)
+
+
+def _typed(target: Target, value: float) -> float | int:
+    return int(value) if target.type == "int" else float(value)
+
+
+def _join(job: Job, feedback: tuple[str, ...]) -> JoinSettings:
+    return JoinSettings(
+        feedback=feedback,
+        targets=tuple(_rule(name, target, feedback) for name, target in job.targets.items()),
+        grace_ms=job.grace_ms,
+        skew_ms=job.skew_ms,
+        late_horizon_ms=job.late_horizon_ms,
+        limits=Limits(open_rows=job.limits.open_rows_max, waiting=job.limits.waiting_max),
+    )
+
+
+def _rule(name: str, target: Target, feedback: tuple[str, ...]) -> TargetRule:
+    number = feedback.index(target.rules[0].feedback)
+    if target.drops_silent:
+        return TargetRule(name, target.window_ms, number, "drop")
+    if target.implicit_label is None:
+        return TargetRule(name, target.window_ms, number, "null")
+    return TargetRule(name, target.window_ms, number, "value", bits_of(target.implicit_label))
+
+
+def _encoder(job: Job, source: Source, spec: TrainingSpec) -> Encoder:
+    if job.input.format == "json":
+        return JsonTrainingEncoder(spec)
+    schemas = source.projector.schemas
+    ids = [job.output.schema_ids[schema.id] for schema in schemas if schema.id is not None]
+    return AvroTrainingEncoder([dict(schema.features) for schema in schemas], ids or None, spec)

@@ -1,0 +1,127 @@
+"""What is asked of the cluster before a job runs: topics, partitions, settings, retention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from streamsample.config import Job
+from streamsample.config.units import format_duration
+from streamsample.errors import TopicError
+from streamsample.kafka.topics import TopicAdmin, TopicDescription, TopicSpec
+from streamsample.records import TopicPartition
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What the job found. partitions: of every source topic; the sizes are the topics' max.message.bytes."""
+
+    partitions: int
+    output_bytes_max: int
+    changelog_bytes_max: int
+    dead_letter_bytes_max: int
+    warnings: tuple[str, ...]
+
+
+def inspect(job: Job, admin: TopicAdmin, now_ms: int) -> tuple[dict[str, TopicDescription], tuple[str, ...]]:
+    """Describe the source topics and check that they fit together; what is doubtful comes back as warnings.
+
+    Raises TopicError if one is missing, or if their numbers of partitions differ.
+    """
+    found = admin.describe(job.sources)
+    _check_partitions(job, found)
+    warnings = [warning for topic, role in _roles(job).items() for warning in _topic_warnings(job, found[topic], role)]
+    output = admin.find(job.output.topic)
+    known = found if output is None else found | {output.name: output}
+    warnings += event_time_warnings(job, known, admin.oldest_timestamps(_partitions(found)), now_ms)
+    return found, tuple(warnings)
+
+
+def _partitions(found: Mapping[str, TopicDescription]) -> list[TopicPartition]:
+    return [TopicPartition(name, number) for name, topic in found.items() for number in range(topic.partitions)]
+
+
+def prepare(job: Job, admin: TopicAdmin, now_ms: int) -> Cluster:
+    """`inspect`, and make the topics that the job writes where they are missing. Raises TopicError."""
+    found, warnings = inspect(job, admin, now_ms)
+    partitions = found[job.input.topic].partitions
+    changelog = admin.ensure(TopicSpec.internal(job.changelog_topic, partitions, job.changelog.replication or -1))
+    dead = admin.find(job.dead_letters_topic) or admin.ensure(
+        TopicSpec(job.dead_letters_topic, partitions, {}, job.dead_letters.replication or -1)
+    )
+    output = admin.find(job.output.topic) or admin.ensure(TopicSpec(job.output.topic, partitions, {}))
+    return Cluster(
+        partitions=partitions,
+        output_bytes_max=output.max_message_bytes,
+        changelog_bytes_max=changelog.max_message_bytes,
+        dead_letter_bytes_max=min(dead.max_message_bytes, job.dead_letters.max_bytes),
+        warnings=warnings,
+    )
+
+
+def _roles(job: Job) -> dict[str, str]:
+    roles = {job.input.topic: "input"}
+    return roles | {item.topic: f"feedback.{name}" for name, item in job.feedback.items()}
+
+
+def _check_partitions(job: Job, found: Mapping[str, TopicDescription]) -> None:
+    wanted = found[job.input.topic].partitions
+    for topic, role in _roles(job).items():
+        if found[topic].partitions != wanted:
+            raise TopicError(
+                f"{job.input.topic} (input) has {wanted} partitions, {topic} ({role}) has {found[topic].partitions}: "
+                "the feedback of an id would lie in another partition than its prediction",
+                remedy="give both the same number of partitions and the same keys; a later version can rekey "
+                f"{topic} (`rekey: true`)",
+            )
+
+
+def _topic_warnings(job: Job, topic: TopicDescription, role: str) -> list[str]:
+    warnings = []
+    if "compact" in topic.cleanup_policy:
+        warnings.append(
+            f"{role}: {topic.name} is compacted: older records of a key vanish, and with them predictions or "
+            "feedback; use cleanup.policy=delete"
+        )
+    retention = topic.retention_ms
+    if retention is not None and retention < job.retention_ms_min:
+        warnings.append(
+            f"{role}: {topic.name} keeps records for {format_duration(retention)} (retention.ms), less than the "
+            f"{format_duration(job.retention_ms_min)} that a window needs: after a long stop, rows would be dropped "
+            f"as uncovered; set retention.ms={job.retention_ms_min} or more"
+        )
+    if topic.stamped_by_broker and job.sources[topic.name].time is None:
+        warnings.append(
+            f"{role}: {topic.name} is stamped by the broker (message.timestamp.type=LogAppendTime): its event time "
+            "is when records were written; name the field that holds it (time)"
+        )
+    return warnings
+
+
+def event_time_warnings(
+    job: Job, topics: Mapping[str, TopicDescription], oldest: Mapping[str, int], now_ms: int
+) -> list[str]:
+    """Topics whose records are born past their retention: a broker may delete them before they are read.
+
+    topics: the sources, and the output if it exists; oldest: by source topic, the timestamp in ms of its first record.
+    """
+    warnings = []
+    for topic, role in _roles(job).items():
+        retention, first = topics[topic].retention_ms, oldest.get(topic)
+        if retention is not None and first is not None and first < now_ms - retention:
+            warnings.append(
+                f"{role}: {topic} holds records older than its retention ({format_duration(retention)}): brokers "
+                "delete by the record's timestamp and may take them before they are read; set retention.ms=-1 for a "
+                "replay"
+            )
+    output, first = topics.get(job.output.topic), oldest.get(job.input.topic)
+    if output is not None and output.retention_ms is not None:
+        if first is not None and first + job.closes_after_ms < now_ms - output.retention_ms:
+            warnings.append(
+                f"output: {output.name} keeps records for {format_duration(output.retention_ms)} after their "
+                "timestamp, which is when their window closed in event time: those of the oldest events may vanish "
+                "before they are read; set retention.ms=-1 for a replay"
+            )
+    if output is not None and "compact" in output.cleanup_policy:
+        warnings.append(f"output: {output.name} is compacted by prediction id: only the last record of an id stays")
+    return warnings

@@ -1,0 +1,215 @@
+"""What a worker tells of its work: metrics after each commit, and one line of progress for a person."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from streamsample.labels.ledger import FEEDBACK_COLUMNS, PREDICTION_COLUMNS, ROW_COLUMNS
+from streamsample.labels.watermark import MIN
+from streamsample.records import Int64s, RecordBatch, TopicPartition
+from streamsample.runtime.metrics import Metrics
+from streamsample.runtime.plan import Plan
+from streamsample.runtime.source import Rejected
+from streamsample.runtime.task import SEPARATOR, Task
+from streamsample.runtime.training import Encoded
+
+
+@dataclass(slots=True)
+class Uncommitted:
+    """What has been read and written since the last commit; counted when it becomes true."""
+
+    records_in: Counter[str] = field(default_factory=Counter)
+    bytes_in: Counter[str] = field(default_factory=Counter)
+    records_out: Counter[str] = field(default_factory=Counter)
+    bytes_out: Counter[str] = field(default_factory=Counter)
+    dead: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    delays: list[tuple[str, Int64s]] = field(default_factory=list)
+
+    def read(self, batch: RecordBatch) -> None:
+        """Note a batch that came in."""
+        self.records_in[batch.topic] += len(batch)
+        self.bytes_in[batch.topic] += _bytes(batch.keys.size) + _bytes(batch.values.size)
+
+    def wrote(self, topic: str, encoded: Encoded) -> None:
+        """Note records that were handed to the sink."""
+        self.records_out[topic] += len(encoded.keys)
+        self.bytes_out[topic] += _bytes(encoded.keys.size) + _bytes(encoded.values.size)
+
+    def refused(self, group: Rejected) -> None:
+        """Note dead letters."""
+        self.dead[group.batch.topic, group.stage, group.reason] += len(group.rows)
+
+
+@dataclass(slots=True)
+class Progress:
+    """Totals of one process since it began, and how things stand."""
+
+    records_in: int = 0
+    records_out: int = 0
+    dead: int = 0
+    explicit: int = 0
+    implicit: int = 0
+    late: int = 0
+    orphan: int = 0
+    open_rows: int = 0
+    lag: int = 0
+    watermark_ms: int | None = None
+    restoring: int = 0
+    tasks: int = 0
+
+
+class Report:
+    """Keeps the metrics of one process."""
+
+    def __init__(self, plan: Plan, metrics: Metrics) -> None:
+        self.progress = Progress()
+        self._plan = plan
+        self._metrics = metrics
+        self._exported: dict[int, Counter[tuple[str, ...]]] = {}
+
+    def adopted(self, task: Task) -> None:
+        """A task has come (or come back) with the counters of its state: only what it adds from now on is this
+        process's.
+        """
+        self._exported[task.partition] = _totals(task)
+
+    def committed(self, tasks: Iterable[Task], uncommitted: Uncommitted, seconds: float) -> None:
+        """Count what a commit made true."""
+        metrics, progress = self._metrics, self.progress
+        metrics.commits.labels("committed").inc()
+        metrics.commit_seconds.observe(seconds)
+        for source, counter in (
+            (uncommitted.records_in, metrics.records_in),
+            (uncommitted.bytes_in, metrics.bytes_in),
+            (uncommitted.records_out, metrics.records_out),
+            (uncommitted.bytes_out, metrics.bytes_out),
+        ):
+            for topic, count in source.items():
+                counter.labels(topic).inc(count)
+        for labels, count in uncommitted.dead.items():
+            metrics.dead.labels(*labels).inc(count)
+        for target, delays in uncommitted.delays:
+            observe_many(metrics.label_delay.labels(target), delays / 1000)
+        progress.records_in += uncommitted.records_in.total()
+        progress.records_out += uncommitted.records_out[self._plan.job.output.topic]
+        progress.dead += uncommitted.dead.total()
+        for task in tasks:
+            now = _totals(task)
+            for key, count in (now - self._exported.get(task.partition, Counter())).items():
+                self._count(key, count)
+            self._exported[task.partition] = now
+
+    def failed(self) -> None:
+        """Count a transaction that did not commit."""
+        self._metrics.commits.labels("failed").inc()
+
+    def restored(self, seconds: float) -> None:
+        """Note how long a restore took."""
+        self._metrics.restore_seconds.set(seconds)
+
+    def standing(self, tasks: Mapping[int, Task], lags: Mapping[str, int], now_ms: int, restoring: int) -> None:
+        """Set the gauges to how things stand."""
+        metrics, progress = self._metrics, self.progress
+        joins = [task.join for task in tasks.values() if task.join is not None]
+        counts = [join.counts() for join in joins]
+        progress.open_rows = sum(count.open_rows for count in counts)
+        progress.lag = sum(lags.values())
+        progress.restoring, progress.tasks = restoring, len(tasks) + restoring
+        metrics.open_rows.set(progress.open_rows)
+        metrics.held_rows.set(sum(count.held_rows for count in counts))
+        metrics.waiting.set(sum(count.waiting for count in counts))
+        metrics.state_bytes.set(sum(join.state_bytes() for join in joins))
+        metrics.changelog_bytes.set(sum(task.log.size_bytes for task in tasks.values()))
+        metrics.tasks.set(progress.tasks)
+        for topic, lag in lags.items():
+            metrics.lag_records.labels(topic).set(lag)
+        self._watermarks(tasks, now_ms)
+
+    def _watermarks(self, tasks: Mapping[int, Task], now_ms: int) -> None:
+        values = [task.watermark.value() for task in tasks.values()]
+        known = [value for value in values if value != MIN]
+        if known and len(known) == len(values):
+            self.progress.watermark_ms = min(known)
+            self._metrics.watermark.set(min(known) / 1000)
+        holders = Counter(holder.topic for task in tasks.values() if (holder := task.watermark.held_by()) is not None)
+        for topic in self._plan.topics:
+            self._metrics.held_by.labels(topic).set(holders[topic])
+            sources = {TopicPartition(topic, partition): task for partition, task in tasks.items()}
+            levels = [
+                level for source, task in sources.items() if (level := task.watermark.level_of(source)) is not None
+            ]
+            if levels:
+                self._metrics.lag_seconds.labels(topic).set(max(0.0, (now_ms - min(levels)) / 1000))
+
+    def _count(self, key: tuple[str, ...], count: int) -> None:
+        metrics, progress = self._metrics, self.progress
+        kind, *labels = key
+        if kind == "label":
+            metrics.labels.labels(*labels).inc(count)
+            if labels[2] == "explicit":
+                progress.explicit += count
+            else:
+                progress.implicit += count
+        elif kind == "row":
+            metrics.rows.labels(*labels).inc(count)
+        elif kind == "feedback":
+            metrics.feedback.labels(*labels).inc(count)
+            if labels[2] == "late":
+                progress.late += count
+            elif labels[2] == "orphan":
+                progress.orphan += count
+        elif kind == "prediction":
+            counter = metrics.duplicates if labels[0] == "duplicate" else metrics.late
+            counter.labels(self._plan.input.topic).inc(count)
+        elif kind == "tombstones":
+            metrics.tombstones.labels(*labels).inc(count)
+        elif kind == "sampled" and self._plan.draw is not None:
+            metrics.sampled.labels(self._plan.draw.design.name, *labels).inc(count)
+
+
+def _totals(task: Task) -> Counter[tuple[str, ...]]:
+    """All of a task's counters, by the metric that they belong to and its labels."""
+    totals: Counter[tuple[str, ...]] = Counter()
+    for name, count in task.counts.items():
+        totals[tuple(name.split(SEPARATOR))] += count
+    if task.join is None or task.plan.join is None:
+        return totals
+    ledger = task.join.ledger
+    for number, rule in enumerate(task.plan.join.targets):
+        kind = task.plan.feedback[rule.feedback].name
+        rows = dict(zip(ROW_COLUMNS, ledger.rows[number].tolist(), strict=True))
+        totals["label", rule.name, kind, "explicit"] = rows["explicit"]
+        totals["label", rule.name, "none", "implicit"] = rows["implicit"]
+        for reason in ("silent", "uncovered", "limit"):
+            totals["row", rule.name, reason] = rows[reason]
+        for outcome, count in zip(FEEDBACK_COLUMNS, ledger.feedback[number].tolist(), strict=True):
+            if outcome not in ("feedback_in", "waiting"):
+                totals["feedback", rule.name, kind, outcome] = count
+    for outcome, count in zip(PREDICTION_COLUMNS, ledger.predictions.tolist(), strict=True):
+        if outcome != "predictions_in":
+            totals["prediction", outcome] = count
+    return totals
+
+
+def observe_many(histogram: Any, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
+    """Observe many values at once: prometheus-client has only `observe`, one Python call each.
+
+    histogram: a child of a Histogram. Its buckets hold plain counts (not cumulative) and its sum the sum of the values.
+    """
+    if not len(values):
+        return
+    bounds = np.array(histogram._upper_bounds)
+    counts = np.bincount(np.searchsorted(bounds, values, side="left"), minlength=len(bounds))
+    for bucket, count in zip(histogram._buckets, counts.tolist(), strict=True):
+        if count:
+            bucket.inc(count)
+    histogram._sum.inc(float(values.sum()))
+
+
+def _bytes(sizes: np.ndarray[tuple[int], np.dtype[np.int32]]) -> int:
+    return int(np.maximum(sizes, 0).sum(dtype=np.int64))

@@ -1,0 +1,143 @@
+"""How a task begins: from its changelog if the group has committed for it, else from where the job starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamsample.clock import Clock
+from streamsample.errors import ChangelogGapError, RetentionError, StateError
+from streamsample.kafka.changelog import ChangelogPosition, ChunkReader, StoredChunk
+from streamsample.kafka.consumer import ColumnarConsumer, FetchLimits
+from streamsample.records import TopicPartition
+from streamsample.runtime.task import FIRST_EVENT, Task
+
+_NO_PROGRESS_MS = 60_000
+_LIMITS = FetchLimits(partition=16 << 20, request=64 << 20, decoded=64 << 20)
+
+
+@dataclass(slots=True)
+class Restoration:
+    """A task that is reading its changelog. Goes on a little at each `step`, so that the worker keeps polling its
+    group.
+    """
+
+    task: Task
+    changelog: TopicPartition
+    position: ChangelogPosition
+    positions: dict[str, int]
+    reader: ColumnarConsumer
+    started_ms: int
+    chunks: list[StoredChunk] = field(default_factory=list)
+    _parts: ChunkReader = field(init=False)
+    _heard_ms: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._parts = ChunkReader(self.changelog, self.position)
+        self._heard_ms = self.started_ms
+        self.reader.assign([self.changelog])
+        self.reader.seek(self.changelog, self.position.offset)
+        self.reader.resume([self.changelog])
+
+    @property
+    def progress(self) -> float:
+        """The share of chunks read, 0 to 1."""
+        return self._parts.progress
+
+    def step(self, clock: Clock, timeout_ms: float) -> bool:
+        """Read on; whether the task is restored. Raises StateError when the changelog cannot give what was
+        committed.
+        """
+        try:
+            batches = self.reader.poll(timeout_ms)
+        except RetentionError as error:
+            raise ChangelogGapError(
+                f"{self.changelog}@{self.position.offset}: the changelog no longer begins there: {error.what}",
+                remedy="something else deleted its records; rebuild the state with `streamsample reset JOB`",
+            ) from error
+        for batch in batches:
+            self.chunks.extend(self._parts.read(batch))
+        if batches:
+            self._heard_ms = clock.elapsed_ms()
+        if self._parts.done:
+            self.task.restore(self.chunks, self.positions, self.changelog)
+            return True
+        # An open transaction of a dead worker hides the end until it times out; so silence alone is no error for a
+        # while.
+        if clock.elapsed_ms() - self._heard_ms > _NO_PROGRESS_MS:
+            raise ChangelogGapError(
+                f"{self.changelog}: chunk {self.position.last} was committed but does not come: read "
+                f"{self.progress:.0%} of {self.position.last - self.position.first + 1} chunks, then nothing for "
+                f"{_NO_PROGRESS_MS // 1000} s",
+                remedy="look for a transaction that is open on the changelog (kafka-transactions.sh list), or "
+                "rebuild the state with `streamsample reset JOB`",
+            )
+        return False
+
+    def close(self) -> None:
+        """End the reader's connection."""
+        self.reader.close()
+
+
+def begin_restoration(
+    task: Task,
+    connection: Mapping[str, Any],
+    client_id: str,
+    committed: Mapping[TopicPartition, tuple[int, str]],
+    clock: Clock,
+) -> Restoration | None:
+    """Begin to restore a task from what the group committed for its partitions; None if there is nothing to restore.
+
+    Raises StateError if only some of its partitions have a position.
+    """
+    sources = [TopicPartition(topic, task.partition) for topic in task.plan.topics]
+    known = [source for source in sources if source in committed]
+    if not known:
+        return None
+    input_source = sources[0]
+    position = None
+    if input_source in committed:
+        position = ChangelogPosition.parse(committed[input_source][1], input_source)
+    if position is None:
+        raise StateError(
+            f"{known[0]}: group {task.plan.job.name} has a position here, but none that names a changelog",
+            remedy="the group was used by something else, or its offsets were set by hand: give the job another "
+            "name, or delete the group with `streamsample reset JOB`",
+        )
+    return Restoration(
+        task=task,
+        changelog=TopicPartition(task.plan.job.changelog_topic, task.partition),
+        position=position,
+        positions={source.topic: committed[source][0] for source in known},
+        reader=ColumnarConsumer(connection, group=None, client_id=f"{client_id}-restore", limits=_LIMITS),
+        started_ms=clock.elapsed_ms(),
+    )
+
+
+def start_fresh(task: Task, consumer: ColumnarConsumer, now_ms: int) -> None:
+    """Give a task without committed positions its first ones, by `start` of the job file: one event time for all
+    inputs.
+
+    Notes on the task from when on its feedback is covered (A19). For a time, the logs are entered a little earlier
+    (grace and skew), because records lie there in the order of their arrival.
+    """
+    job = task.plan.job
+    sources = [TopicPartition(topic, task.partition) for topic in task.plan.topics]
+    begin = consumer.beginning_offsets(sources)
+    if job.start == "earliest":
+        task.positions = {source.topic: offset for source, offset in begin.items()}
+        # What retention took could not be read; from when on the rest is whole, the first record will tell.
+        gaps = [source.topic for source in sources if begin[source] > 0]
+        task.covered_from |= {topic: FIRST_EVENT for topic in gaps if topic in task.covered_from}
+        return
+    start_ms = now_ms if job.start == "latest" else int(job.start)
+    task.start_ms = start_ms
+    early = start_ms - job.grace_ms - job.skew_ms
+    found = consumer.offsets_for_times(dict.fromkeys(sources, early))
+    ends = consumer.end_offsets(sources)
+    for source in sources:
+        at = found[source]
+        task.positions[source.topic] = ends[source] if at is None else at
+        if source.topic in task.covered_from and task.positions[source.topic] > begin[source]:
+            task.covered_from[source.topic] = start_ms - job.skew_ms

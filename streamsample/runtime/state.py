@@ -1,0 +1,149 @@
+"""What a task's changelog chunks hold, and which of them are still needed."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import msgspec
+
+from streamsample.errors import StateError
+from streamsample.kafka.changelog import ChangelogPosition, StoredChunk
+from streamsample.labels import Delta, decode_delta
+from streamsample.labels.watermark import WatermarkState
+from streamsample.records import TopicPartition
+
+_RESET = "start over with `streamsample reset JOB`, which forgets the open rows and reads the inputs again"
+
+
+class ChunkBody(msgspec.Struct, frozen=True, array_like=True):
+    """One chunk: everything small as it is now, and the join's delta. Encoded as MessagePack.
+
+    shape: `Job.state_shape`; partitions: how many partition numbers the job had; positions: the next offset by topic;
+    covered_from: from which event time each feedback was readable; counts: the task's own counters; join: see
+    `labels.delta`.
+    """
+
+    shape: str
+    partitions: int
+    positions: dict[str, int]
+    watermark: WatermarkState
+    covered_from: dict[str, int]
+    start_ms: int | None
+    counts: dict[str, int]
+    join: bytes
+
+
+def encode_body(body: ChunkBody) -> bytes:
+    """The body in its binary form."""
+    return msgspec.msgpack.encode(body)
+
+
+def decode_body(chunk: StoredChunk, changelog: TopicPartition) -> ChunkBody:
+    """Raises StateError if the chunk is not one of this version."""
+    try:
+        return msgspec.msgpack.decode(chunk.body, type=ChunkBody)
+    except msgspec.DecodeError as error:
+        raise StateError(
+            f"{changelog}@{chunk.offset}: chunk {chunk.sequence} cannot be read: {error}", remedy=_RESET
+        ) from error
+
+
+def check_body(body: ChunkBody, shape: str, partitions: int, where: TopicPartition) -> None:
+    """Raises StateError if the state was made by a job of another shape, or with another number of partitions."""
+    if body.shape != shape:
+        raise StateError(
+            f"{where}: the state was made by a job of another shape (ids, times, feedback or their fields have "
+            "changed)",
+            remedy=f"take the change back, give the job another name, or {_RESET}",
+        )
+    if body.partitions != partitions:
+        raise StateError(
+            f"{where}: the state was made with {body.partitions} partitions, the input has {partitions} now: ids lie "
+            "elsewhere",
+            remedy=f"go back to {body.partitions} partitions, or {_RESET}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    sequence: int
+    offset: int
+    size_bytes: int
+    needed_until: int
+    elements: int
+    last_row: int
+
+
+class ChunkLog:
+    """The chunks of one task that a restore would read, oldest first.
+
+    A chunk is needed until the watermark has passed everything in it; so a log of rows that close in about the order
+    in which they came cleans itself. Where a few long-lived elements keep old chunks alive, so that the log holds more
+    than twice what is open, the rows of the older half are written again (`stale_rows`) and the old chunks go.
+    """
+
+    _SLACK = 50_000
+    """Elements that a log may hold beside twice the open ones: below that a rewrite is not worth its work."""
+
+    def __init__(self) -> None:
+        self._chunks: deque[_Chunk] = deque()
+        self.next_sequence = 0
+        self._rewritten_to: int | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """What a restore would read."""
+        return sum(chunk.size_bytes for chunk in self._chunks)
+
+    @property
+    def first_offset(self) -> int | None:
+        """Records of the changelog before this offset are not needed. None before the first chunk."""
+        return self._chunks[0].offset if self._chunks else None
+
+    def add(self, sequence: int, offset: int, size_bytes: int, delta: Delta | None) -> None:
+        """Note a chunk that is (about to be) stored at `offset`."""
+        if delta is None:
+            self._chunks.append(_Chunk(sequence, offset, size_bytes, -(2**63), 0, -1))
+        else:
+            rows = delta.rows.offset
+            elements = len(rows) + len(delta.matches.offset) + len(delta.waiting.offset)
+            last_row = int(rows[-1]) if len(rows) else -1
+            needed = delta.needed_until if elements else -(2**63)
+            self._chunks.append(_Chunk(sequence, offset, size_bytes, needed, elements, last_row))
+        self.next_sequence = sequence + 1
+        if self._rewritten_to is not None:
+            while self._chunks and self._chunks[0].sequence <= self._rewritten_to:
+                self._chunks.popleft()
+            self._rewritten_to = None
+
+    def trim(self, watermark: int) -> None:
+        """Forget the oldest chunks that nothing needs any more. The newest always stays: it holds the positions."""
+        while len(self._chunks) > 1 and self._chunks[0].needed_until < watermark:
+            self._chunks.popleft()
+
+    def stale_rows(self, live_elements: int) -> int | None:
+        """If the log holds more than twice the live elements: the largest offset of a row in its older half, to be
+        written again with the next chunk. The chunks of that half go when it is added.
+        """
+        held = sum(chunk.elements for chunk in self._chunks)
+        if held <= 2 * live_elements + self._SLACK:
+            return None
+        older, last_row = 0, -1
+        for chunk in self._chunks:
+            older += chunk.elements
+            last_row = max(last_row, chunk.last_row)
+            self._rewritten_to = chunk.sequence
+            if older * 2 >= held:
+                break
+        return last_row
+
+    def position(self) -> ChangelogPosition:
+        """What the committed offset must say. At least one chunk must have been added."""
+        first, last = self._chunks[0], self._chunks[-1]
+        return ChangelogPosition(last.sequence, first.sequence, first.offset)
+
+
+def delta_of(body: ChunkBody) -> Delta | None:
+    """The join's part of a chunk; None in a job that only samples. Raises StateError."""
+    return decode_delta(body.join) if body.join else None

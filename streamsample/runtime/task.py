@@ -1,0 +1,321 @@
+"""One task: one partition number of all the job's topics, from batches in to records out.
+
+A task does no I/O and reads no clock. The worker hands it batches and times, and takes from it what is to be written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from streamsample.errors import StateError
+from streamsample.hashing import hash64
+from streamsample.kafka.changelog import StoredChunk
+from streamsample.labels import LATE, LIMIT, LabelJoin, Watermark, encode_delta
+from streamsample.labels.delta import Delta
+from streamsample.labels.watermark import MIN
+from streamsample.records import Int64s, RecordBatch, Spans, TopicPartition
+from streamsample.runtime.co_partitioning import Placement, check_matches, check_placement
+from streamsample.runtime.plan import FeedbackPlan, Plan
+from streamsample.runtime.rows import pack
+from streamsample.runtime.source import Events, Rejected
+from streamsample.runtime.state import ChunkBody, ChunkLog, check_body, decode_body, delta_of, encode_body
+from streamsample.runtime.training import ENVELOPE_BYTES_MAX, Encoded, Sampled, TrainingRecords
+from streamsample.sampling.design import unit_hash
+
+SEPARATOR = "\x1f"
+"""Between the parts of a name in `Task.counts`: a stratum may hold any other character."""
+FIRST_EVENT = 2**62
+"""In `Task.covered_from`: covered from the first event on that will be read; until then, nothing is."""
+_ID_SEED = 0
+_FEEDBACK_ID_SEED = 1
+
+
+@dataclass(slots=True)
+class Output:
+    """What a task has to write since it was last asked. delays: by target, the feedback loop lengths of explicit
+    labels, ms.
+    """
+
+    records: list[Encoded] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    delays: list[tuple[str, Int64s]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSettings:
+    """What a task must know of the cluster. output_bytes_max: the output topic's max.message.bytes."""
+
+    partitions: int
+    output_bytes_max: int
+
+
+class Task:
+    """The steps of one partition number. Not thread-safe.
+
+    `positions`: by source topic, the offset after the last record processed. `counts`: the task's own counters, exact
+    at every commit (see `metrics`); the join keeps its own ledger.
+    """
+
+    def __init__(self, plan: Plan, partition: int, settings: TaskSettings) -> None:
+        self.plan = plan
+        self.partition = partition
+        self.positions: dict[str, int] = {}
+        self.counts: Counter[str] = Counter()
+        self.join = None if plan.join is None else LabelJoin(plan.join)
+        self.log = ChunkLog()
+        self.start_ms: int | None = None
+        self.covered_from = {item.source.topic: MIN for item in plan.feedback}
+        timeouts = {plan.input.topic: plan.job.input.idle_timeout_ms}
+        timeouts |= {item.topic: item.idle_timeout_ms for item in plan.job.feedback.values()}
+        self.watermark = Watermark([TopicPartition(topic, partition) for topic in plan.topics], timeouts)
+        self._settings = settings
+        self._records = TrainingRecords(plan)
+        self._output = Output()
+        self._placement = {topic: Placement(topic, partition, settings.partitions) for topic in plan.topics}
+        self._changed = False
+
+    # -- events in --------------------------------------------------------------------------------
+
+    def process(self, batch: RecordBatch, now_ms: int, elapsed_ms: int) -> None:
+        """Take the next batch of one of the task's partitions."""
+        source = self.plan.sources[batch.topic]
+        events = source.read(batch, now_ms)
+        self._output.rejected += events.rejected
+        self.counts[f"tombstones{SEPARATOR}{batch.topic}"] += events.tombstones
+        self._placement[batch.topic].look(events.ids)
+        if batch.topic == self.plan.input.topic:
+            self._on_predictions(events)
+        else:
+            if self.covered_from[batch.topic] == FIRST_EVENT and len(events.times):
+                # What is gone may have been dated up to the grace later than the first record that is left.
+                self.covered_from[batch.topic] = int(events.times[0]) + self.plan.job.grace_ms
+            for number, item in enumerate(self.plan.feedback):
+                if item.source.topic == batch.topic:
+                    self._on_feedback(number, item, events)
+                    check_placement(self._placement[self.plan.input.topic], self._placement[batch.topic])
+        largest = int(events.times.max()) if len(events.times) else None
+        self.watermark.on_read(batch.source, largest, batch.next_offset, elapsed_ms)
+        self.positions[batch.topic] = batch.next_offset
+        self._changed = True
+
+    def _on_predictions(self, events: Events) -> None:
+        if self.start_ms is not None:
+            before = events.times < self.start_ms
+            if before.any():
+                self.counts["before_start"] += int(before.sum())
+                events = events.take(np.flatnonzero(~before))
+        events = self._without_oversized(events)
+        drawn = self._draw(events)
+        if drawn is None:
+            return
+        events, stratum, probability = drawn
+        batch, rows = events.batch, events.rows
+        split = self._split_of(events)
+        schema = events.projection.schema[rows]
+        features = self.plan.input.projector.splice(batch.values, events.projection, rows)
+        offsets = batch.offsets[rows]
+        if self.join is None:
+            named = Spans.nulls(len(rows)) if stratum is None else stratum
+            sampled = Sampled(events.times, offsets, events.ids, features, schema, split, named, probability)
+            self._emit(self._records.of_sampled(sampled, self.partition))
+            return
+        payload = features if self.plan.draw is None else pack(features, stratum, probability)
+        hashes = hash64(events.ids, _ID_SEED)
+        none = np.zeros(len(rows), np.int32)
+        codes = self.join.on_predictions(offsets, events.times, events.ids, hashes, payload, schema, none, split)
+        self._refuse(
+            events, np.flatnonzero(codes == LATE), "late", "the window had closed before the prediction was read (A6)"
+        )
+        self._refuse(events, np.flatnonzero(codes == LIMIT), "limit", "limits.open_rows_max rows are open")
+
+    def _draw(self, events: Events) -> tuple[Events, Spans | None, np.ndarray[tuple[int], np.dtype[np.float64]]] | None:
+        """The events that the design keeps, with their strata and π; None if there are none."""
+        draw = self.plan.draw
+        if draw is None:
+            return (events, None, np.ones(len(events.rows))) if len(events.rows) else None
+        unit = draw.unit_of(events.projection, events.rows, events.ids)
+        stratum = draw.stratum_of(events.projection, events.rows)
+        known = unit.size >= 0 if stratum is None else (unit.size >= 0) & (stratum.size >= 0)
+        if not known.all():
+            words = "the sampling unit or a field of the strata is null (sample.unit, sample.by)"
+            self._refuse(events, np.flatnonzero(~known), "missing_stratum_or_unit", words, stage="sample")
+            kept = np.flatnonzero(known)
+            events, unit = events.take(kept), unit.take(kept)
+            stratum = None if stratum is None else stratum.take(kept)
+        chosen = draw.design.decide(unit, stratum)
+        kept = np.flatnonzero(chosen.keep)
+        self._count_draw(draw.design.declared, chosen.declared, chosen.keep)
+        if not len(kept):
+            return None
+        return events.take(kept), None if stratum is None else stratum.take(kept), chosen.probability[kept]
+
+    def _count_draw(self, declared: tuple[str, ...], code: np.ndarray, keep: np.ndarray) -> None:
+        # Code -1, any stratum without a rate of its own, is counted in the last place.
+        size = len(declared) + 1
+        both = np.where(code < 0, size - 1, code)
+        total = np.bincount(both, minlength=size)
+        kept = np.bincount(both[keep], minlength=size)
+        for name, all_, some in zip((*declared, "other"), total.tolist(), kept.tolist(), strict=True):
+            self.counts[SEPARATOR.join(("sampled", name, "kept"))] += some
+            self.counts[SEPARATOR.join(("sampled", name, "dropped"))] += all_ - some
+
+    def _split_of(self, events: Events) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
+        plan = self.plan.split
+        if plan is None:
+            return np.full(len(events.rows), -1, np.int8)
+        unit = events.ids if plan.by is None else events.projection.text(plan.by).take(events.rows)
+        parts = plan.split.assign(unit)
+        # A record without the unit belongs to no part: null on the record, never a guess.
+        return np.where(unit.size >= 0, parts, -1).astype(np.int8)
+
+    def _without_oversized(self, events: Events) -> Events:
+        """Training records are larger than their predictions; what could not be written is refused while its bytes are
+        here.
+        """
+        room = self._settings.output_bytes_max - ENVELOPE_BYTES_MAX - 256 * len(self.plan.spec.targets)
+        needed = events.batch.values.size[events.rows].astype(np.int64) + 2 * events.ids.size
+        too_large = needed > room
+        if not too_large.any():
+            return events
+        words = (
+            f"the training record would exceed the output topic's max.message.bytes ({self._settings.output_bytes_max})"
+        )
+        self._refuse(events, np.flatnonzero(too_large), "too_large", words, stage="output")
+        return events.take(np.flatnonzero(~too_large))
+
+    def _on_feedback(self, number: int, item: FeedbackPlan, events: Events) -> None:
+        assert self.join is not None
+        own = None
+        if item.own_id is not None:
+            own = events.projection.text(item.own_id).take(events.rows)
+            missing = np.flatnonzero(own.size < 0)
+            if len(missing):
+                self._refuse(
+                    events, missing, "missing_id", f"the field {item.own_id!r} is null, and it is {item.source.role}.id"
+                )
+                kept = np.flatnonzero(own.size >= 0)
+                events, own = events.take(kept), own.take(kept)
+        if not len(events.rows):
+            return
+        columns = [column.read(events.projection, events.rows) for column in item.values]
+        always = np.ones(len(events.rows), np.bool_)
+        self.join.on_feedback(
+            number,
+            events.batch.offsets[events.rows],
+            events.times,
+            events.ids,
+            hash64(events.ids, _ID_SEED),
+            [bits for bits, _ in columns],
+            valid=[always if known is None else known for _, known in columns],
+            feedback_ids=None if own is None else hash64(own, _FEEDBACK_ID_SEED),
+            not_sampled=self._not_sampled(events.ids),
+        )
+
+    def _not_sampled(self, ids: Spans) -> np.ndarray[tuple[int], np.dtype[np.bool_]] | None:
+        """Where the design cannot have kept the prediction of this id, whatever its stratum (A18)."""
+        draw = self.plan.draw
+        if draw is None or draw.unit is not None:
+            return None
+        return unit_hash(ids, draw.design.seed) >= draw.design.largest_rate
+
+    def _refuse(self, events: Events, at: Int64s, reason: str, words: str, *, stage: str = "label") -> None:
+        if len(at):
+            self._output.rejected.append(Rejected(events.batch, events.rows[at], stage, reason, words))
+
+    # -- time -------------------------------------------------------------------------------------
+
+    def advance(self, elapsed_ms: int) -> None:
+        """Let the watermark act: settle what is due."""
+        value = self.watermark.advance(elapsed_ms)
+        if self.join is None or value == MIN or value <= self.join.watermark:
+            return
+        covered = np.array([self.covered_from[item.source.topic] for item in self.plan.feedback], np.int64)
+        settled = self.join.on_watermark(value, covered)
+        if len(settled):
+            self._changed = True
+            for spec, labels in zip(self.plan.spec.targets, settled.targets, strict=True):
+                self._output.delays.append((spec.name, labels.delay_ms[labels.explicit]))
+            idle = settled.settled_at >= self.watermark.value_without_idle
+            self._emit(self._records.of_settled(settled, self.partition, idle))
+
+    def check_matches(self) -> None:
+        """Raises TopicError when nearly no feedback finds its prediction (A16)."""
+        if self.join is None or self.plan.join is None:
+            return
+        rate = 1.0 if self.plan.draw is None else self.plan.draw.design.largest_rate
+        for number, rule in enumerate(self.plan.join.targets):
+            counts = self.join.ledger.feedback_counts(number)
+            resolved = counts["matched"] + counts["orphan"]
+            topic = self.plan.feedback[rule.feedback].source.topic
+            check_matches(self.plan.input.topic, topic, self._settings.partitions, resolved, counts["matched"], rate)
+
+    def _emit(self, encoded: Encoded) -> None:
+        if len(encoded.keys):
+            self._output.records.append(encoded)
+
+    def take_output(self) -> Output:
+        """What is to be written, handed over once."""
+        output, self._output = self._output, Output()
+        return output
+
+    # -- state ------------------------------------------------------------------------------------
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to commit since the last `snapshot`."""
+        return self._changed
+
+    def snapshot(self) -> tuple[bytes, Delta | None]:
+        """The body of the next chunk, and the join's part of it: everything that changed since the last call."""
+        delta = None
+        if self.join is not None:
+            counts = self.join.counts()
+            stale = self.log.stale_rows(counts.held_rows + counts.waiting + counts.matches)
+            if stale is not None:
+                self.join.rewrite(stale)
+            delta = self.join.snapshot_delta()
+            self.join.check()
+        body = ChunkBody(
+            shape=self.plan.job.state_shape,
+            partitions=self._settings.partitions,
+            positions=dict(self.positions),
+            watermark=self.watermark.snapshot(),
+            covered_from=dict(self.covered_from),
+            start_ms=self.start_ms,
+            counts=dict(self.counts),
+            join=b"" if delta is None else encode_delta(delta),
+        )
+        self._changed = False
+        return encode_body(body), delta
+
+    def restore(self, chunks: list[StoredChunk], positions: dict[str, int], changelog: TopicPartition) -> None:
+        """Take up the state of `chunks`, oldest first, as committed with `positions`.
+
+        Raises StateError if they are damaged, of another shape, or do not belong to these positions.
+        """
+        deltas = []
+        last: ChunkBody | None = None
+        for chunk in chunks:
+            last = decode_body(chunk, changelog)
+            check_body(last, self.plan.job.state_shape, self._settings.partitions, changelog)
+            delta = delta_of(last)
+            self.log.add(chunk.sequence, chunk.offset, chunk.size_bytes, delta)
+            if delta is not None:
+                deltas.append(delta)
+        assert last is not None
+        if last.positions != positions:
+            raise StateError(
+                f"{changelog}: the changelog stands at {last.positions}, the group's offsets at {positions}",
+                remedy="the group's offsets were moved by hand: move them back, or start over with `streamsample "
+                "reset JOB`",
+            )
+        self.positions = dict(positions)
+        self.watermark.restore(last.watermark)
+        self.covered_from |= last.covered_from
+        self.start_ms = last.start_ms
+        self.counts = Counter(last.counts)
+        if self.join is not None:
+            self.join.restore(deltas)

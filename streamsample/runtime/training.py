@@ -1,0 +1,132 @@
+"""Settled rows and sampled events become the columns of training records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamsample.formats.training import CLOSED_BY, STATES, SamplingColumns, TargetColumn, TrainingColumns
+from streamsample.labels import Settled
+from streamsample.records import Bools, Float64s, Int64s, Spans
+from streamsample.runtime.plan import Plan
+from streamsample.runtime.rows import RecordIds, unpack
+
+_FINAL = STATES.index("final")
+_EVENT, _IDLE = CLOSED_BY.index("event"), CLOSED_BY.index("idle")
+ENVELOPE_BYTES_MAX = 4_096
+"""What a training record may need beside its features, id and strata; targets and their names come on top (256
+each).
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """n messages for the output topic. timestamps: int64[n]."""
+
+    timestamps: Int64s
+    keys: Spans
+    values: Spans
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """n predictions that only sampling decided on: a job without targets. Shapes as in `Settled`."""
+
+    ts: Int64s
+    offset: Int64s
+    ids: Spans
+    features: Spans
+    schema: np.ndarray[tuple[int], np.dtype[np.int16]]
+    split: np.ndarray[tuple[int], np.dtype[np.int8]]
+    stratum: Spans
+    probability: Float64s
+
+
+class TrainingRecords:
+    """Makes the training records of one job."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._ids = RecordIds(plan.job.name)
+
+    def of_settled(self, settled: Settled, partition: int, idle: Bools) -> Encoded:
+        """The final records of rows whose windows closed. idle: bool[m], where only a silent topic's time-out closed
+        them.
+        """
+        features, stratum, probability = (
+            (settled.payload, None, None) if self._plan.draw is None else unpack(settled.payload)
+        )
+        count = len(settled)
+        targets: list[TargetColumn] = []
+        assert self._plan.join is not None
+        for rule, labels in zip(self._plan.join.targets, settled.targets, strict=True):
+            is_float = self._plan.spec.targets[len(targets)].type == "double"
+            targets.append(
+                TargetColumn(
+                    value=labels.bits.view(np.float64) if is_float else labels.bits,
+                    valid=labels.valid,
+                    settled=labels.settled,
+                    explicit=labels.explicit,
+                    kind=np.where(labels.explicit, rule.feedback, -1).astype(np.int16),
+                    event_time=labels.event_time,
+                    delay_ms=labels.delay_ms,
+                )
+            )
+        used = settled.used
+        columns = TrainingColumns(
+            record_id=self._ids.of(settled.ids, settled.ts),
+            revision=np.zeros(count, np.int32),
+            supersedes=np.full(count, -1, np.int32),
+            state=np.full(count, _FINAL, np.int8),
+            features=features,
+            schema=settled.schema,
+            ids=settled.ids,
+            targets=tuple(targets),
+            sampling=None if probability is None or stratum is None else by_rate(probability, stratum),
+            split=settled.split,
+            partition=np.full(count, partition, np.int32),
+            offset=settled.offset,
+            index=settled.index.astype(np.int32),
+            closed_by=np.where(idle, _IDLE, _EVENT).astype(np.int8),
+            feedback_start=used.first,
+            feedback_target=used.target.astype(np.int16),
+            feedback_topic=used.source.astype(np.int16),
+            feedback_partition=np.full(len(used.offset), partition, np.int32),
+            feedback_offset=used.offset,
+            feedback_index=used.index.astype(np.int32),
+        )
+        return Encoded(settled.settled_at, settled.ids, self._plan.encoder.encode(columns))
+
+    def of_sampled(self, sampled: Sampled, partition: int) -> Encoded:
+        """The records of a job without targets: final as soon as they are drawn."""
+        count = len(sampled.ts)
+        columns = TrainingColumns(
+            record_id=self._ids.of(sampled.ids, sampled.ts),
+            revision=np.zeros(count, np.int32),
+            supersedes=np.full(count, -1, np.int32),
+            state=np.full(count, _FINAL, np.int8),
+            features=sampled.features,
+            schema=sampled.schema,
+            ids=sampled.ids,
+            targets=(),
+            sampling=None if self._plan.draw is None else by_rate(sampled.probability, sampled.stratum),
+            split=sampled.split,
+            partition=np.full(count, partition, np.int32),
+            offset=sampled.offset,
+            index=np.zeros(count, np.int32),
+            closed_by=np.full(count, _EVENT, np.int8),
+            feedback_start=np.zeros(count + 1, np.int64),
+            feedback_target=np.empty(0, np.int16),
+            feedback_topic=np.empty(0, np.int16),
+            feedback_partition=np.empty(0, np.int32),
+            feedback_offset=np.empty(0, np.int64),
+            feedback_index=np.empty(0, np.int32),
+        )
+        return Encoded(sampled.ts, sampled.ids, self._plan.encoder.encode(columns))
+
+
+def by_rate(probability: Float64s, stratum: Spans) -> SamplingColumns:
+    """What a design by rate says of m records: the threshold on `u` is π itself, and there is no n or k."""
+    none = np.full(len(probability), -1, np.int64)
+    return SamplingColumns(probability, probability, stratum, 1.0 / probability, none, none)

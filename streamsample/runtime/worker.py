@@ -1,0 +1,420 @@
+"""One member of the job's consumer group: reads, steps, and commits, until it is told to stop.
+
+Each turn of the loop polls, hands what came to the tasks, and sends what they give; about once a commit interval all
+of it becomes visible in one transaction, with the state and the positions. Whatever goes wrong in between, the
+transaction is thrown away and all tasks begin again from the last commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamsample.clock import Clock
+from streamsample.errors import FencedError, TransactionFailedError
+from streamsample.kafka.changelog import pack_chunk
+from streamsample.kafka.consumer import ColumnarConsumer, Rebalance
+from streamsample.kafka.crash import crash_point
+from streamsample.kafka.producer import ProducerSettings, TransactionalProducer
+from streamsample.kafka.topics import TopicAdmin
+from streamsample.labels.delta import Delta
+from streamsample.records import RecordBatch, Spans, TopicPartition
+from streamsample.runtime.dead_letters import DeadLetterLimit, letters_of
+from streamsample.runtime.follow import TopicClock
+from streamsample.runtime.plan import Plan
+from streamsample.runtime.preflight import Cluster
+from streamsample.runtime.report import Report, Uncommitted
+from streamsample.runtime.restore import Restoration, begin_restoration, start_fresh
+from streamsample.runtime.task import Task, TaskSettings
+
+log = logging.getLogger(__name__)
+
+_POLL_MS = 50
+_RESTORE_POLL_MS = 20
+_FOLLOW_MS = 3_000
+_TRIM_MS = 30_000
+_FAILURES_MAX = 20
+_BACKOFF_MS_MAX = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How this worker runs. until_caught_up: the positions to end at, by partition, or None to go on for ever."""
+
+    name: str
+    until_caught_up: Mapping[TopicPartition, int] | None = None
+    session_timeout_ms: int = 10_000
+
+
+class Worker:
+    """Runs the tasks that the group assigns to it. `run` blocks; `stop` may be called from a signal handler or a
+    thread.
+    """
+
+    def __init__(
+        self, plan: Plan, cluster: Cluster, admin: TopicAdmin, report: Report, clock: Clock, settings: WorkerSettings
+    ) -> None:
+        self._plan = plan
+        self._reading = plan.job.kafka.options("consumer")
+        self._cluster = cluster
+        self._admin = admin
+        self._report = report
+        self._clock = clock
+        self._settings = settings
+        self._tasks: dict[int, Task] = {}
+        self._restoring: dict[int, Restoration] = {}
+        self._uncommitted = Uncommitted()
+        self._dead_limit = DeadLetterLimit(plan.job.dead_letters.max_ratio, plan.job.dead_letters.min_count)
+        # A random part per process: with a shared id, a zombie would break its rightful owner's transaction.
+        self._transactional_id = f"{plan.job.name}-{secrets.token_hex(8)}"
+        self._producer: TransactionalProducer | None = None
+        self._in_transaction = False
+        self._topic_clock = TopicClock(self._reading, clock, settings.name)
+        self._bytes_ahead: dict[TopicPartition, int] = {}
+        self._watermarks: dict[int, int] = {}
+        self._trimmed: dict[int, int] = {}
+        self._stop = threading.Event()
+        self._failures = 0
+        now = clock.elapsed_ms()
+        self.last_turn_ms = now
+        self._committed_ms = self._followed_ms = self._trimmed_ms = now
+        self._consumer = ColumnarConsumer(
+            self._reading,
+            group=plan.job.name,
+            client_id=settings.name,
+            session_timeout_ms=settings.session_timeout_ms,
+        )
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until stopped, or caught up. Commits what is processed before it leaves the group."""
+        self._consumer.subscribe(self._plan.topics)
+        try:
+            while not self._stop.is_set():
+                self._turn()
+                if self._done():
+                    break
+            if not self._stop.is_set():
+                for _ in self._plan.topics:  # each may have been hidden behind the one before
+                    self._follow_topics()
+            self._commit_quietly()
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        """Ask the loop to end after this turn."""
+        self._stop.set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether tasks are assigned and all of them restored."""
+        return bool(self._tasks) and not self._restoring
+
+    def _turn(self) -> None:
+        try:
+            batches = self._consumer.poll(_RESTORE_POLL_MS if self._restoring else _POLL_MS)
+            self._on_rebalance(self._consumer.take_rebalance())
+            for batch in batches:
+                self._process(batch)
+            self._restore_on()
+            self._advance()
+            now = self._clock.elapsed_ms()
+            if now - self._committed_ms >= self._plan.job.commit_interval_ms and self._consumer.settled:
+                self._commit()
+                self._committed_ms = now
+            if now - self._followed_ms >= _FOLLOW_MS:
+                self._follow_topics()
+                self._followed_ms = now
+            self._pause_those_ahead()
+            self.last_turn_ms = now
+        except TransactionFailedError as error:
+            self._roll_back(error)
+
+    def _process(self, batch: RecordBatch) -> None:
+        task = self._tasks.get(batch.partition)
+        if task is None:
+            return  # Revoked in the same poll: its new owner reads this again.
+        task.process(batch, self._clock.now_ms(), self._clock.elapsed_ms())
+        self._uncommitted.read(batch)
+        self._bytes_ahead[batch.source] = self._bytes_ahead.get(batch.source, 0) + len(batch.values.buffer)
+        self._write(task, len(batch))
+
+    def _advance(self) -> None:
+        elapsed = self._clock.elapsed_ms()
+        for partition, task in self._tasks.items():
+            for topic in self._plan.topics:
+                source = TopicPartition(topic, partition)
+                task.watermark.set_caught_up(source, self._consumer.caught_up(source), elapsed)
+            task.advance(elapsed)
+            self._write(task, 0)
+            value = task.watermark.value()
+            if self._watermarks.get(partition) != value:
+                self._watermarks[partition] = value
+                for topic in self._plan.topics:
+                    self._bytes_ahead[TopicPartition(topic, partition)] = 0
+
+    def _done(self) -> bool:
+        ends = self._settings.until_caught_up
+        if ends is None or self._restoring or not self._consumer.settled:
+            return False
+        mine = self._consumer.assignment()
+        return all((self._consumer.position(source) or 0) >= ends.get(source, 0) for source in mine) and (
+            bool(mine) or self._joined_without_tasks()
+        )
+
+    def _joined_without_tasks(self) -> bool:
+        try:
+            self._consumer.group_metadata()
+        except FencedError:
+            return False
+        return True
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def _begin(self) -> TransactionalProducer:
+        if self._producer is None:
+            self._producer = TransactionalProducer(
+                self._plan.job.kafka.options("producer"),
+                self._transactional_id,
+                limits=self._admin.limits,
+                clock=self._clock,
+                settings=ProducerSettings(codec=self._plan.job.output.compression),
+            )
+        if not self._in_transaction:
+            self._producer.begin()
+            self._in_transaction = True
+        return self._producer
+
+    def _write(self, task: Task, read: int) -> None:
+        """Send what the task has to say. read: how many records were read for it."""
+        output = task.take_output()
+        self._dead_limit.count(read, output.rejected)
+        self._uncommitted.delays += output.delays
+        topic = self._plan.job.output.topic
+        for encoded in output.records:
+            self._begin().send_partitioned(topic, encoded.timestamps, encoded.keys, encoded.values)
+            self._uncommitted.wrote(topic, encoded)
+        for group in output.rejected:
+            letters = letters_of(group, self._clock.now_ms(), self._cluster.dead_letter_bytes_max)
+            self._begin().send_partitioned(
+                self._plan.job.dead_letters_topic, letters.timestamps, letters.keys, letters.values, letters.headers
+            )
+            self._uncommitted.refused(group)
+
+    def _commit(self) -> None:
+        """Make everything up to here visible at once: records, dead letters, state, positions."""
+        changed = [task for task in self._tasks.values() if task.changed]
+        if not changed and not self._in_transaction:
+            self._stand()
+            return
+        started = self._clock.elapsed_ms()
+        producer = self._begin()
+        chunks = [self._send_chunk(producer, task) for task in changed]
+        delivered = producer.flush()
+        offsets: dict[TopicPartition, tuple[int, str]] = {}
+        for task, (sequence, size, delta) in zip(changed, chunks, strict=True):
+            changelog = TopicPartition(self._plan.job.changelog_topic, task.partition)
+            task.log.add(sequence, delivered.base_offsets(changelog)[0], size, delta)
+            task.log.trim(task.watermark.value())
+            for topic, position in task.positions.items():
+                offsets[TopicPartition(topic, task.partition)] = (position, str(task.log.position()))
+        producer.commit(offsets, self._consumer.group_metadata())
+        self._in_transaction = False
+        self._failures = 0
+        uncommitted, self._uncommitted = self._uncommitted, Uncommitted()
+        self._report.committed(changed, uncommitted, (self._clock.elapsed_ms() - started) / 1000)
+        for task in changed:
+            task.check_matches()
+        self._stand()
+        self._trim_changelogs()
+
+    def _send_chunk(self, producer: TransactionalProducer, task: Task) -> tuple[int, int, Delta | None]:
+        crash_point("before_changelog")
+        body, delta = task.snapshot()
+        sequence = task.log.next_sequence
+        parts = pack_chunk(sequence, body, self._cluster.changelog_bytes_max)
+        # Wall time: rows live in event time, and no retention may be counted from that.
+        stamps = np.full(len(parts), self._clock.now_ms(), np.int64)
+        producer.send(self._plan.job.changelog_topic, task.partition, stamps, Spans.nulls(len(parts)), parts)
+        crash_point("after_changelog")
+        return sequence, int(parts.size.sum()), delta
+
+    def _commit_quietly(self) -> None:
+        """The last commit before leaving; if it fails, nothing is lost: the next owner begins at the one before."""
+        try:
+            self._commit()
+        except TransactionFailedError as error:
+            log.warning("the last commit failed, the work since the one before will be done again: %s", error)
+
+    def _trim_changelogs(self) -> None:
+        """Let the broker delete what no restore needs; beside the loop, for an answer may take its time."""
+        now = self._clock.elapsed_ms()
+        if now - self._trimmed_ms < _TRIM_MS:
+            return
+        self._trimmed_ms = now
+        due = {
+            partition: offset
+            for partition, task in self._tasks.items()
+            if (offset := task.log.first_offset) and offset > self._trimmed.get(partition, 0)
+        }
+        if due:
+            self._trimmed |= due
+            threading.Thread(target=self._delete_records, args=(due,), name="changelog-trim", daemon=True).start()
+
+    def _delete_records(self, due: dict[int, int]) -> None:
+        for partition, offset in due.items():
+            try:
+                self._admin.delete_records(TopicPartition(self._plan.job.changelog_topic, partition), offset)
+            except Exception as error:
+                log.warning("the changelog was not trimmed, it will be tried again: %s", error)
+
+    # -- assignment and failure -------------------------------------------------------------------
+
+    def _on_rebalance(self, rebalance: Rebalance) -> None:
+        if not rebalance:
+            return
+        if rebalance.lost:
+            self._drop({source.partition for source in rebalance.lost})
+            raise FencedError(
+                "the group has put this worker out", remedy="it joins again; slow turns or a paused process cause this"
+            )
+        if rebalance.revoked:
+            try:
+                self._commit()
+            finally:
+                self._drop({source.partition for source in rebalance.revoked})
+                self._consumer.acknowledge_rebalance()
+        if rebalance.assigned:
+            self._adopt({source.partition for source in rebalance.assigned} - set(self._tasks) - set(self._restoring))
+
+    def _drop(self, partitions: set[int]) -> None:
+        for partition in partitions:
+            self._tasks.pop(partition, None)
+            self._trimmed.pop(partition, None)
+            restoration = self._restoring.pop(partition, None)
+            if restoration is not None:
+                restoration.close()
+
+    def _adopt(self, partitions: set[int]) -> None:
+        """Begin tasks: restore those that the group has committed for, start the others."""
+        sources = [TopicPartition(topic, partition) for partition in sorted(partitions) for topic in self._plan.topics]
+        committed = self._consumer.committed(sources)
+        for partition in sorted(partitions):
+            settings = TaskSettings(self._cluster.partitions, self._cluster.output_bytes_max)
+            task = Task(self._plan, partition, settings)
+            restoration = begin_restoration(task, self._reading, self._settings.name, committed, self._clock)
+            if restoration is None:
+                start_fresh(task, self._consumer, self._clock.now_ms())
+                self._start(task)
+            else:
+                self._restoring[partition] = restoration
+
+    def _restore_on(self) -> None:
+        for partition, restoration in list(self._restoring.items()):
+            if restoration.step(self._clock, _RESTORE_POLL_MS):
+                del self._restoring[partition]
+                restoration.close()
+                seconds = (self._clock.elapsed_ms() - restoration.started_ms) / 1000
+                self._report.restored(seconds)
+                log.info("task %d restored in %.1f s", partition, seconds)
+                self._start(restoration.task)
+
+    def _start(self, task: Task) -> None:
+        self._report.adopted(task)
+        self._tasks[task.partition] = task
+        for topic, offset in task.positions.items():
+            self._consumer.seek(TopicPartition(topic, task.partition), offset)
+        self._consumer.resume([TopicPartition(topic, task.partition) for topic in task.positions])
+
+    def _roll_back(self, error: TransactionFailedError) -> None:
+        """Throw the transaction away, and all tasks with it: one transaction spans them."""
+        self._failures += 1
+        self._report.failed()
+        if self._failures > _FAILURES_MAX:
+            raise error
+        log.warning("rolling back to the last commit (%d in a row): %s", self._failures, error)
+        if self._producer is not None:
+            self._producer.close()
+        self._producer, self._in_transaction = None, False
+        self._uncommitted = Uncommitted()
+        self._drop(set(self._tasks) | set(self._restoring))
+        self._consumer.pause(self._consumer.assignment())
+        self._stop.wait(min(50 * 2 ** min(self._failures, 10), _BACKOFF_MS_MAX) / 1000)
+        if self._stop.is_set():
+            return
+        try:
+            # A producer of the same id ends the transaction that was left open, or its offsets would stay undecided.
+            self._begin()
+            self._adopt({source.partition for source in self._consumer.assignment()})
+        except TransactionFailedError as again:
+            self._roll_back(again)
+
+    # -- time and order ---------------------------------------------------------------------------
+
+    def _pause_those_ahead(self) -> None:
+        ahead: set[TopicPartition] = set()
+        for partition, task in self._tasks.items():
+            holder = task.watermark.held_by()
+            if holder is None or self._reached_end(holder):
+                continue
+            ahead |= task.watermark.ahead(self._plan.job.max_ahead_ms)
+            for topic in self._plan.topics:
+                source = TopicPartition(topic, partition)
+                if source != holder and self._bytes_ahead.get(source, 0) > self._plan.job.limits.ahead_bytes_max:
+                    ahead.add(source)
+        running = {TopicPartition(topic, partition) for partition in self._tasks for topic in self._plan.topics}
+        paused = self._consumer.paused() & running
+        elapsed = self._clock.elapsed_ms()
+        for source in ahead ^ paused:
+            self._tasks[source.partition].watermark.set_paused(source, source in ahead, elapsed)
+        self._consumer.pause(ahead - paused)
+        self._consumer.resume(paused - ahead)
+
+    def _reached_end(self, source: TopicPartition) -> bool:
+        """Whether a run that ends when caught up has nothing more to read there: then it must not hold the others
+        up.
+        """
+        ends = self._settings.until_caught_up
+        return ends is not None and (self._consumer.position(source) or 0) >= ends.get(source, 0)
+
+    def _follow_topics(self) -> None:
+        """Let caught-up partitions that hold their watermark back follow the other partitions of their topic (A5)."""
+        waiting: dict[str, dict[TopicPartition, int]] = {}
+        for task in self._tasks.values():
+            holder = task.watermark.held_by()
+            position = None if holder is None else self._consumer.position(holder)
+            if holder is not None and position is not None and self._consumer.caught_up(holder):
+                waiting.setdefault(holder.topic, {})[holder] = position
+        for topic, positions in waiting.items():
+            largest = self._topic_clock.largest(self._plan.sources[topic], self._cluster.partitions)
+            if largest is None:
+                continue
+            elapsed = self._clock.elapsed_ms()
+            for source in self._topic_clock.still_at(positions):
+                task = self._tasks[source.partition]
+                task.watermark.set_caught_up(source, True, elapsed)
+                task.watermark.follow(topic, largest, elapsed)
+        self._advance()
+
+    def _stand(self) -> None:
+        lags: dict[str, int] = dict.fromkeys(self._plan.topics, 0)
+        for partition in self._tasks:
+            for topic in self._plan.topics:
+                source = TopicPartition(topic, partition)
+                end, position = self._consumer.high_watermark(source), self._consumer.position(source)
+                if end is not None and position is not None:
+                    lags[topic] += max(0, end - position)
+        self._report.standing(self._tasks, lags, self._clock.now_ms(), len(self._restoring))
+
+    def _close(self) -> None:
+        self._drop(set(self._restoring))
+        self._topic_clock.close()
+        if self._producer is not None:
+            self._producer.close()
+        self._consumer.close()
