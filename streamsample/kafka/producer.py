@@ -272,7 +272,7 @@ class TransactionalProducer:
         with self._discarded_on_failure("abort"):
             self._roll_back(self.settings.commit_timeout_ms)
             self._open = False
-            if self._handed.failure() is not None:
+            if self._handed.any_failed():
                 self._discard(
                     TransactionFailedError("a batch of the aborted transaction had failed", remedy=_ROLL_BACK)
                 )
@@ -344,7 +344,8 @@ class TransactionalProducer:
             raise ValueError("offsets need the group's metadata, or a zombie could commit them")
         positions = {KafkaTopicPartition(*source): OffsetAndMetadata(*at, -1) for source, at in offsets.items()}
         sending = self._producer._transaction_manager.send_offsets_to_transaction(positions, group_metadata)
-        self._wait_for(sending, "the offsets were not taken into the transaction")
+        names = ", ".join(str(source) for source in offsets)
+        self._wait_for(sending, f"the group's offsets of {names} were not taken into the transaction")
 
     # -- failing ----------------------------------------------------------------------------------
 

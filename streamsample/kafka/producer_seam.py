@@ -160,6 +160,10 @@ class HandedOver:
             return None
         return f"{batch.record_count} records for {_name(batch)}", _exception(batch)
 
+    def any_failed(self) -> bool:
+        """Whether a batch failed; those that an abort took back unsent did not."""
+        return any(batch.final_state is FinalState.FAILED for batch in self._batches)
+
     def delivered(self) -> list[Delivered] | None:
         """Every batch, in the order of handing over; None unless all have succeeded at a known offset."""
         out = []

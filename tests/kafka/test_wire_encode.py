@@ -101,7 +101,7 @@ def test_seal_puts_in_the_producers_state(
 @settings(max_examples=30, deadline=None)
 @given(records=RECORDS)
 def test_compressed_batches_hold_the_same(codec: Codec, records: list[Record]) -> None:
-    records = records + [(1, b"k", b"compressible " * 3000, [])]
+    records = [*records, (1, b"k", b"compressible " * 3000, [])]
     (batch,) = encoded(columns_of(records), codec=codec)
     seal(batch, 5, 6, 7, True)
     (plain,) = built(records, state=(5, 6, 7, True))
@@ -195,7 +195,16 @@ def test_headers_are_counted_and_joined(rows: list[Any], added: Any) -> None:
 
 @pytest.mark.parametrize(
     "damaged",
-    [b"\x02", b"\x06ab", b"\x02a", b"\x02a\x80", b"\x02a\x04b", b"\x02a\x03", b"\x80\x80\x80\x80\x80\x01", b"\xff" * 11],
+    [
+        b"\x02",
+        b"\x06ab",
+        b"\x02a",
+        b"\x02a\x80",
+        b"\x02a\x04b",
+        b"\x02a\x03",
+        b"\x80\x80\x80\x80\x80\x01",
+        b"\xff" * 11,
+    ],
 )
 def test_what_is_no_headers_is_refused(damaged: bytes) -> None:
     good = wire.encode_headers([("k", b"v"), ("n", None)])
