@@ -47,6 +47,11 @@ def inline(function: Callable[..., Any]) -> Any:
     return numba.njit(nogil=True, error_model="numpy", boundscheck=False)(function)
 
 
+def inline_always(function: Callable[..., Any]) -> Any:
+    """A helper that becomes part of its caller, however large: for steps of a few ns, at the price of compile time."""
+    return numba.njit(nogil=True, error_model="numpy", boundscheck=False, forceinline=True)(function)
+
+
 @intrinsic
 def copy_bytes(typing, target, at, source, start, size):  # type: ignore[no-untyped-def]
     """`target[at : at + size] = source[start : start + size]` inside kernels, by memcpy; all three numbers are int64.
@@ -59,7 +64,7 @@ def copy_bytes(typing, target, at, source, start, size):  # type: ignore[no-unty
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         into = context.make_array(signature.args[0])(context, builder, arguments[0])
         out_of = context.make_array(signature.args[2])(context, builder, arguments[2])
-        cgutils.raw_memcpy(  # type: ignore[no-untyped-call]
+        cgutils.raw_memcpy(
             builder,
             builder.gep(into.data, [arguments[1]]),
             builder.gep(out_of.data, [arguments[3]]),

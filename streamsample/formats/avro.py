@@ -109,20 +109,18 @@ class AvroProjector:
 
     def splice(self, values: Spans, projection: Projection, rows: Int64s) -> Spans:
         """The features of the values at `rows`. See `projection.Projector`."""
-        ok = projection.ok[rows]
+        sizes = values.size[rows]
         if self._program.whole:
-            size = np.where(ok, values.size[rows] - self._frame_size, NULL).astype(np.int32)
+            size = np.where(projection.ok[rows], sizes - self._frame_size, NULL).astype(np.int32)
             return Spans(values.buffer, values.start[rows] + self._frame_size, size)
-        cuts = projection.cuts[rows]
-        room = (cuts[:, 1::2] - cuts[:, 0::2]).sum(axis=1, dtype=np.int64)
-        ends = np.cumsum(room)
-        start = ends - room
-        out = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
-        avro_kernel.splice(
+        out = np.empty(int(np.maximum(sizes, 0).sum(dtype=np.int64)), np.uint8)
+        start = np.empty(len(rows), np.int64)
+        size = np.empty(len(rows), np.int32)
+        used = avro_kernel.splice(
             np.ascontiguousarray(values.buffer), values.start + self._frame_size, np.ascontiguousarray(rows),
-            projection.cuts.reshape(-1), start, out,
+            projection.ok, projection.cuts.reshape(-1), start, size, out,
         )  # fmt: skip
-        return Spans(out, start, np.where(ok, room, NULL).astype(np.int32))
+        return Spans(out[:used], start, size)
 
     def explain(self, problem: int) -> str:
         """What a code in `Projection.problem` means, in plain words."""

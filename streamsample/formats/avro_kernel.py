@@ -33,7 +33,20 @@ from streamsample.formats.pointers import (
     store_u8,
 )
 from streamsample.formats.projection import Problem
-from streamsample.kernels import B1_OUT, F64_OUT, I16_OUT, I32, I32_OUT, I64, I64_OUT, U8, U8_OUT, inline, kernel
+from streamsample.kernels import (
+    B1,
+    B1_OUT,
+    F64_OUT,
+    I16_OUT,
+    I32,
+    I32_OUT,
+    I64,
+    I64_OUT,
+    U8,
+    U8_OUT,
+    inline_always,
+    kernel,
+)
 
 FRAME_SIZE: Final = 5
 """Bytes of a Confluent frame: a zero byte and the schema's id, big-endian."""
@@ -77,7 +90,7 @@ _POWERS: Final = np.array([10.0**power for power in range(23)])
 """The powers of ten that float64 holds exactly: a division by one of them is rounded once."""
 
 
-@inline
+@inline_always
 def _varint(pos, end):  # type: ignore[no-untyped-def]
     """(position after, value) of a zigzag number of up to 64 bits, or (-problem, 0)."""
     if pos >= end:
@@ -98,7 +111,7 @@ def _varint(pos, end):  # type: ignore[no-untyped-def]
     return pos, np.int64(raw >> np.uint64(1)) ^ -np.int64(raw & np.uint64(1))
 
 
-@inline
+@inline_always
 def _utf8_tail(pos, end):  # type: ignore[no-untyped-def]
     """Whether the bytes from pos to end are UTF-8 (RFC 3629: shortest form, no surrogates, at most U+10FFFF)."""
     while pos < end:
@@ -122,7 +135,7 @@ def _utf8_tail(pos, end):  # type: ignore[no-untyped-def]
     return True
 
 
-@inline
+@inline_always
 def _is_utf8(buffer, pos, end):  # type: ignore[no-untyped-def]
     """Whether the bytes from pos to end are UTF-8: eight at a time as long as they are ASCII."""
     while end - pos >= 8:
@@ -137,7 +150,7 @@ def _is_utf8(buffer, pos, end):  # type: ignore[no-untyped-def]
     return last & _HIGH_BITS == np.uint64(0) or _utf8_tail(pos, end)
 
 
-@inline
+@inline_always
 def _read(buffer, pos, end, op, operand):  # type: ignore[no-untyped-def]
     """Read one scalar: (position after or -problem, value, start, length). Bits of floats stay where they are."""
     if op <= ENUM:
@@ -166,7 +179,7 @@ def _read(buffer, pos, end, op, operand):  # type: ignore[no-untyped-def]
     return pos + operand, value, pos, operand
 
 
-@inline
+@inline_always
 def _write_digits(out, value):  # type: ignore[no-untyped-def]
     """Write an int64 as decimal digits; how many bytes that took."""
     rest = np.uint64(value)
@@ -176,9 +189,9 @@ def _write_digits(out, value):  # type: ignore[no-untyped-def]
         sign = np.int64(1)
         rest = np.uint64(-(value + 1)) + np.uint64(1)
     size = sign + 1
-    probe = rest // np.uint64(10)
-    while probe:
-        probe //= np.uint64(10)
+    limit = np.uint64(10)
+    while rest >= limit:  # at most 10**19, which 64 bits hold
+        limit *= np.uint64(10)
         size += 1
     for i in range(size - 1, sign - 1, -1):
         store_u8(out + i, np.uint8(48) + np.uint8(rest % np.uint64(10)))
@@ -186,7 +199,7 @@ def _write_digits(out, value):  # type: ignore[no-untyped-def]
     return size
 
 
-@inline
+@inline_always
 def _store_text(op, constant, buffer, value, start, length, constants, ends, text_start, text_size, out, used):  # type: ignore[no-untyped-def]
     """Store the registers as a text in the cells text_start and text_size; how much of `out` is used after it."""
     if op == TEXT_SPAN:
@@ -210,7 +223,7 @@ def _store_text(op, constant, buffer, value, start, length, constants, ends, tex
     return used + length
 
 
-@inline
+@inline_always
 def _decimal(start, length, scale):  # type: ignore[no-untyped-def]
     """(whether one division gives the nearest float64, it) for a big-endian decimal."""
     if length > 8 or scale > 22:
@@ -223,7 +236,25 @@ def _decimal(start, length, scale):  # type: ignore[no-untyped-def]
     return -_EXACT <= unscaled <= _EXACT, np.float64(unscaled) / _POWERS[scale]
 
 
-@inline
+@inline_always
+def _store_number(op, value, start, length, scale, integer, real):  # type: ignore[no-untyped-def]
+    """Store the registers as a number in the cell `integer` or `real`; false for a decimal that is left to the caller."""
+    good = True
+    if op == PUT_INTEGER:
+        store_i64(integer, value)
+    elif op == PUT_REAL:
+        store_f64(real, np.float64(value))
+    elif op == PUT_DOUBLE:
+        store_f64(real, load_f64(start))
+    elif op == PUT_FLOAT:
+        store_f64(real, np.float64(load_f32(start)))
+    else:
+        good, nearest = _decimal(start, length, scale)
+        store_f64(real, nearest if good else np.float64(scale))
+    return good
+
+
+@inline_always
 def _next_block(pos, end, least, budget):  # type: ignore[no-untyped-def]
     """Read block headers up to one with items: (position after or -problem, items, block's end or 0, budget)."""
     while True:
@@ -253,7 +284,7 @@ def _next_block(pos, end, least, budget):  # type: ignore[no-untyped-def]
         budget -= count
 
 
-@inline
+@inline_always
 def _frame(pos, end, ids, count, last):  # type: ignore[no-untyped-def]
     """Which of the sorted `ids` the frame at `pos` names: its index, or -problem. `last` is the guess to try first."""
     if end - pos < 5 or load_u8(pos) != 0:
@@ -276,7 +307,7 @@ def _frame(pos, end, ids, count, last):  # type: ignore[no-untyped-def]
     return np.int64(-_UNKNOWN)
 
 
-@inline
+@inline_always
 def _walk(  # type: ignore[no-untyped-def]
     program, pc, buffer, pos, end, row, rows, stack, constants, ends, text_start, text_size, out, used,
     integers, reals, valid, cuts, large
@@ -315,22 +346,11 @@ def _walk(  # type: ignore[no-untyped-def]
             )
         elif op <= PUT_DECIMAL:
             cell = a * rows + row
-            good = True
-            if op == PUT_INTEGER:
-                store_i64(integers + 8 * cell, value)
-            elif op == PUT_REAL:
-                store_f64(reals + 8 * cell, np.float64(value))
-            elif op == PUT_DOUBLE:
-                store_f64(reals + 8 * cell, load_f64(start))
-            elif op == PUT_FLOAT:
-                store_f64(reals + 8 * cell, np.float64(load_f32(start)))
-            else:
-                scale = np.int64(load_i32(pc - 4))
-                good, real = _decimal(start, length, scale)
-                store_f64(reals + 8 * cell, real if good else np.float64(scale))
-                if not good:
-                    store_i64(text_start + 8 * (cell + large), start - buffer)
-                    store_i32(text_size + 4 * (cell + large), np.int32(length))
+            scale = np.int64(load_i32(pc - 4))
+            good = _store_number(op, value, start, length, scale, integers + 8 * cell, reals + 8 * cell)
+            if not good:
+                store_i64(text_start + 8 * (cell + large), start - buffer)
+                store_i32(text_size + 4 * (cell + large), np.int32(length))
             store_u8(valid + b * rows + row, np.uint8(good))
         elif op == UNION:
             pos, value = _varint(pos, end)
@@ -446,20 +466,27 @@ def project(  # type: ignore[no-untyped-def]
     return used
 
 
-@kernel(types.void(U8, I64, I64, I32, I64, U8_OUT))
-def splice(buffer, starts, rows, cuts, out_start, out):  # type: ignore[no-untyped-def]
-    """Copy the kept runs of the values at `rows` to out[out_start[i]:]. cuts: int32[n * c], begin and end of each run.
+@kernel(types.int64(U8, I64, I64, B1, I32, I64_OUT, I32_OUT, U8_OUT))
+def splice(buffer, starts, rows, ok, cuts, out_start, out_size, out):  # type: ignore[no-untyped-def]
+    """Copy the kept runs of the values at `rows` to `out`, one value after the other; how many bytes that took.
 
-    `starts` is where the values' bodies start, after any frame.
+    starts: int64[n], where the values' bodies start, after any frame; ok: bool[n]; cuts: int32[n * c], begin and end of
+    each run. out_start, out_size: of each of the rows, its size null where it is not ok. `out` has room for all of them
+    whole.
     """
+    used = np.int64(0)
     if len(starts) == 0:
-        return
+        return used
     cut_count = np.int64(len(cuts)) // len(starts)
     for i in range(len(rows)):
         row = rows[i]
-        first = address(buffer) + starts[row]
-        at = address(out) + out_start[i]
+        out_start[i] = used
+        if not ok[row]:
+            out_size[i] = _NULL
+            continue
         for cut in range(row * cut_count, (row + 1) * cut_count, 2):
             size = np.int64(cuts[cut + 1] - cuts[cut])
-            copy(at, first + cuts[cut], size)
-            at += size
+            copy(address(out) + used, address(buffer) + starts[row] + cuts[cut], size)
+            used += size
+        out_size[i] = used - out_start[i]
+    return used
