@@ -238,7 +238,7 @@ def _decimal(start, length, scale):  # type: ignore[no-untyped-def]
 
 @inline_always
 def _store_number(op, value, start, length, scale, integer, real):  # type: ignore[no-untyped-def]
-    """Store the registers as a number in the cell `integer` or `real`; false for a decimal that is left to the caller."""
+    """Store the registers as a number in the cell `integer` or `real`; false for a decimal left to the caller."""
     good = True
     if op == PUT_INTEGER:
         store_i64(integer, value)

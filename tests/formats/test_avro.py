@@ -198,6 +198,19 @@ def test_nesting_is_limited(levels: int, problem: Problem) -> None:
     assert projection.problem.tolist() == [problem, 0]
 
 
+def test_a_path_through_a_union_of_records_takes_the_branch_that_has_it() -> None:
+    web = record(("agent", "string"), ("user", "long"), name="Web")
+    app = record(("version", "int"), ("user", ["null", "string"]), name="App")
+    schema = record(("client", ["null", web, "string", app]), ("z", "long"))
+    clients: list[Any] = [("Web", {"agent": "a", "user": 5}), ("App", {"version": 2, "user": "u"}), "bot", None]
+    rows = [{"client": client, "z": i} for i, client in enumerate(clients)]
+    fields = [Field("client.user", "text"), Field("client.version", "number"), Field("z", "integer")]
+    projection = AvroProjector({None: schema}, fields).project(Spans.of([encode(schema, row) for row in rows]))
+    assert projection.text("client.user").to_list() == [b"5", b"u", None, None]
+    assert projection.number("client.version").valid.tolist() == [False, True, False, False]
+    assert projection.integer("z").values.tolist() == [0, 1, 2, 3]
+
+
 def test_a_shared_record_is_a_routine_for_all_its_uses() -> None:
     point = record(("x", "double"), ("tag", ["null", "string"]), name="P")
     schema = record(
