@@ -1,0 +1,29 @@
+"""Natural labels: watermarks, and the join of predictions with the feedback that comes later."""
+
+from streamsample.labels.delta import Delta, decode_delta, encode_delta
+from streamsample.labels.join import LabelJoin
+from streamsample.labels.ledger import Ledger
+from streamsample.labels.results import DUPLICATE, LATE, LIMIT, NEW, Counts, FeedbackUsed, Settled, TargetColumns
+from streamsample.labels.settings import JoinSettings, Limits, TargetRule, bits_of
+from streamsample.labels.watermark import Watermark
+
+__all__ = [
+    "DUPLICATE",
+    "LATE",
+    "LIMIT",
+    "NEW",
+    "Counts",
+    "Delta",
+    "FeedbackUsed",
+    "JoinSettings",
+    "LabelJoin",
+    "Ledger",
+    "Limits",
+    "Settled",
+    "TargetColumns",
+    "TargetRule",
+    "Watermark",
+    "bits_of",
+    "decode_delta",
+    "encode_delta",
+]

@@ -1,0 +1,401 @@
+"""The natural-label join of one task: predictions wait for their feedback until their windows close.
+
+Pure: arrays in, columns out; no I/O, no clock, no random numbers. Time moves only by `on_watermark`.
+
+Why the result does not depend on arrival (A2), for disorder within G:
+- A prediction's input partition has one order, its offsets. Two rows of one id whose times differ by at most the largest window +
+  skew are one prediction, and the first by offset stays. It is still held when the second one comes: the watermark is then at most
+  `p2.ts + G`, so at most `p1.ts + window + skew + G`. Hence the spans [p.ts - skew, p.ts + window] of an id's rows never
+  overlap, and a feedback belongs to at most one row, whichever of the two comes first.
+- Feedback that fits no held row waits until no prediction that it fits can come; a new row takes what waits for it.
+- A row keeps all its matched feedback, and the choice among it is made once, at the close, by event time and place.
+- What a waiting feedback was (late or orphan) is decided at its expiry, before any row that matters is forgotten: a row is held until
+  the watermark passes `p.ts + window + G + late_horizon + skew`. (Orphan or pre_causal may depend on how far the input
+  was read ahead; both label nothing.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamsample.errors import InvariantError
+from streamsample.labels import ledger as books
+from streamsample.labels import snapshots
+from streamsample.labels.delta import Delta
+from streamsample.labels.ledger import Ledger
+from streamsample.labels.matches import Matches, apply_feedback
+from streamsample.labels.results import DUPLICATE, LATE, LIMIT, NEW, Codes, Counts, Settled
+from streamsample.labels.rows import LATE_ROW, REFUSED_ROW, Rows, find_rows, insert_rows
+from streamsample.labels.settings import ID_BYTES_MAX, TIME_MAX, JoinSettings
+from streamsample.labels.settle import build_settled
+from streamsample.labels.tables import HELD, INDEXED, OPEN_ROWS, FeedbackBatch, PredictionBatch, Times
+from streamsample.labels.waiting import Waiting
+from streamsample.labels.watermark import MIN
+from streamsample.records import Bools, Int32s, Int64s, Spans
+
+_BUCKETS = 64
+_BUCKETS_MAX = 4096
+_BUCKET_MS_MIN = 1000
+_NEVER = -(2**62)
+
+
+class LabelJoin:
+    """The join of one task (one partition number). Not thread-safe; deterministic.
+
+    Call order: any interleaving of `on_predictions` and `on_feedback`, each source's batches in offset order, and
+    `on_watermark` whenever the watermark has moved (after the batches that moved it). At a commit: `snapshot_delta`.
+    """
+
+    def __init__(self, settings: JoinSettings) -> None:
+        self.settings = settings
+        self.ledger = Ledger(tuple(target.name for target in settings.targets))
+        self.watermark = MIN
+        """The last watermark given; `watermark.MIN` before the first."""
+        self.settled_before = _NEVER
+        """Every row with `ts < settled_before` has been settled; a prediction from before it is late."""
+        span = settings.reach_ms + settings.hold_ms
+        width = max(_BUCKET_MS_MIN, settings.reach_ms // _BUCKETS, span // _BUCKETS_MAX)
+        self._rows = Rows(width)
+        self._matches = Matches(settings, self.ledger)
+        self._waiting = Waiting(self._matches.width)
+        self._rules = [settings.rules_of(source) for source in range(len(settings.feedback))]
+        self._times = self._times_at()
+        self._last_place = (-1, -1)
+        self._rewrites: list[tuple[int, int]] = []
+
+    def on_predictions(
+        self,
+        offsets: Int64s,
+        ts: Int64s,
+        ids: Spans,
+        hashes: NDArray[np.uint64],
+        payload: Spans,
+        schema: NDArray[np.int16],
+        stratum: Int32s,
+        split: NDArray[np.int8],
+        index: NDArray[np.int16] | None = None,
+    ) -> Codes:
+        """Take n predictions in offset order; what became of each: uint8[n] of NEW, DUPLICATE, LATE or LIMIT.
+
+        ts: event times in ms. ids: canonical id bytes, no nulls. hashes: the ids' 64-bit hashes. payload: opaque bytes,
+        copied (null allowed). index: the prediction's place inside its Kafka record, default 0; (offset, index) ascends.
+        Feedback that waits for these predictions is matched at once. LATE and LIMIT rows are the caller's to dead-letter.
+        """
+        count = len(offsets)
+        if not count:
+            return np.empty(0, np.uint8)
+        index = np.zeros(count, np.int16) if index is None else index
+        self._check_predictions(offsets, index, ids)
+        slots, buckets = self._rows.place(ts, self._refused(ts, ids))
+        batch = PredictionBatch(
+            offsets, index, ts, hashes, ids.buffer, ids.start, ids.size, schema, stratum, split, slots
+        )
+        handles = self._insert(batch, len(buckets), self._times)
+        new = np.flatnonzero(handles >= 0)
+        self._rows.store_payload(buckets, slots, new, handles, payload)
+        self._rows.keep_open(buckets, self.settled_before)
+        if len(self._waiting):
+            self._pick_up(handles)
+        codes = np.maximum(-handles, 0).astype(np.uint8) if len(new) < count else np.zeros(count, np.uint8)
+        self._book_predictions(codes, len(new))
+        return codes
+
+    def on_feedback(
+        self,
+        source: int,
+        offsets: Int64s,
+        ts: Int64s,
+        ids: Spans,
+        hashes: NDArray[np.uint64],
+        values: Sequence[Int64s],
+        valid: Sequence[Bools] | None = None,
+        feedback_ids: NDArray[np.uint64] | None = None,
+        index: NDArray[np.int16] | None = None,
+        not_sampled: Bools | None = None,
+    ) -> None:
+        """Take n feedback events of `source` in offset order.
+
+        ids: the ids of the predictions that they refer to, no nulls; hashes: of those ids.
+        values, valid: one column per target that uses this source, in the order of `settings.rules_of(source)`; values
+        are 8-byte bits as int64[n]; valid (default all True) False means no value: counted dropped{no_value}.
+        feedback_ids: hashes of the events' own ids (default: their offset and index); the same one twice is a duplicate.
+        not_sampled: True where the design cannot have kept the prediction: counted, takes no memory.
+        """
+        count, rules = len(offsets), self._rules[source]
+        if not count or not rules:
+            return
+        if len(values) != len(rules) or (valid is not None and len(valid) != len(rules)):
+            raise ValueError(f"feedback {source} labels {len(rules)} targets, but {len(values)} value columns came")
+        if bool((ids.size < 0).any()):
+            raise ValueError("a feedback refers to a null id: dead-letter it before the join")
+        index = np.zeros(count, np.int16) if index is None else index
+        if feedback_ids is None:
+            feedback_ids = (offsets.astype(np.uint64) << np.uint64(15)) | index.astype(np.uint64)
+        mask = self._mask(rules, count, valid, not_sampled, ts, ids)
+        batch = FeedbackBatch(
+            np.full(count, source, np.int32),
+            offsets, index, ts, feedback_ids, hashes, ids.buffer, ids.start, ids.size,
+            mask, self._bits(values),
+        )  # fmt: skip
+        found = np.empty(count, np.int64)
+        find_rows(self._rows.table, self._times, hashes, ids.buffer, ids.start, ids.size, ts, found)
+        live = mask != 0
+        fits = np.flatnonzero((found >= 0) & live)
+        self._apply(batch, fits, found[fits])
+        if len(fits) < count:
+            self._keep_waiting(batch, np.flatnonzero((found < 0) & live), found)
+
+    def on_watermark(self, watermark: int, covered_from: Int64s | None = None) -> Settled:
+        """Settle every row with `p.ts + largest window + G < watermark`, expire waiting feedback, forget dead rows.
+
+        covered_from: int64[feedback sources], the event time from which each source was readable (default: always).
+        A watermark that is not larger than the last one does nothing.
+        """
+        if watermark <= self.watermark:
+            return build_settled(self.settings, self._rows, self._matches, self.ledger, [], None)
+        expired = self._waiting.take_expired(max(_NEVER, watermark - self.settings.wait_ms))
+        if len(expired):
+            self._expire(expired)
+        before = max(self.settled_before, watermark - self.settings.reach_ms)
+        closing = self._rows.take_closing(self.settled_before, before)
+        self.watermark, self.settled_before = watermark, before
+        self._times = self._times_at()
+        settled = build_settled(self.settings, self._rows, self._matches, self.ledger, closing, covered_from)
+        self._rows.close(before)
+        self._rows.forget(self._times.dead_before)
+        self._matches.shrink()
+        return settled
+
+    def next_deadline(self) -> int | None:
+        """No call of `on_watermark` up to and including this watermark settles or expires anything; None: nothing is open."""
+        row, feedback = self._rows.first_open(), self._waiting.first()
+        times = [] if row is None else [row + self.settings.reach_ms]
+        if feedback is not None:
+            times.append(feedback + self.settings.wait_ms)
+        return min(times, default=None)
+
+    def rewrite(self, up_to_offset: int, from_offset: int = 0) -> None:
+        """Put all rows still needed with `from_offset <= offset <= up_to_offset`, their matches, their payload, and all waiting
+        feedback into the next delta, so that older deltas that hold them can go.
+
+        A delta can go when the rows that it holds were rewritten since: its matches of other rows are then in newer
+        deltas too (those rows were themselves rewritten after the match), and its waiting feedback as well.
+        """
+        self._rewrites.append((from_offset, up_to_offset))
+
+    def snapshot_delta(self) -> Delta:
+        """What changed since the last call (or since `restore`). The newest delta must always be kept: it has the
+        watermark and the ledger. Deltas with `needed_until` < watermark are not needed for a restore.
+        """
+        rewrites, self._rewrites = self._rewrites, []
+        return snapshots.take(
+            self.settings, self.ledger, self.watermark, self._times, self._rows, self._matches, self._waiting, rewrites
+        )
+
+    def restore(self, deltas: Sequence[Delta]) -> None:
+        """Rebuild the state from deltas, oldest first, into a fresh join. Raises StateError.
+
+        Targets and feedback are found by name, so windows may have changed and targets may have come or gone.
+        """
+        if self.watermark != MIN or self._rows.buckets or len(self._waiting):
+            raise InvariantError("restore into a join that is in use", remedy="restore into a fresh LabelJoin")
+        if not deltas:
+            return
+        last = deltas[-1]
+        self.watermark, self.settled_before = last.watermark, last.settled_before
+        self._times = self._times_at()
+        rows = snapshots.merged_rows(deltas, self._times.dead_before)
+        if len(rows.ts):
+            self._restore_rows(rows)
+        logged = snapshots.merged_matches(deltas, self.settings)
+        handles = snapshots.rows_of(logged, self._rows, self.settled_before)
+        self._matches.load(self._rows.table.rows, handles[handles >= 0], logged[handles >= 0])
+        waiting = snapshots.merged_waiting(deltas, self.settings, self._matches.width)
+        self._restore_waiting(waiting)
+        snapshots.restore_ledger(self.ledger, last, self.counts().open_rows, self._waiting_by_target())
+        for bucket in self._rows.buckets.values():
+            bucket.saved = int(self._rows.table.buckets["rows"][bucket.slot])
+        self._waiting.take_fresh()
+        self._matches.take_log()
+
+    def check(self) -> None:
+        """Raise InvariantError when a conservation law (A18) does not hold."""
+        self.ledger.check(int(self._rows.table.counts[OPEN_ROWS]), self._waiting_by_target())
+
+    def counts(self) -> Counts:
+        """How full the join is. Cheap."""
+        counts = self._rows.table.counts
+        return Counts(
+            open_rows=int(counts[OPEN_ROWS]),
+            held_rows=int(counts[HELD]),
+            waiting=len(self._waiting),
+            matches=self._matches.held,
+            payload_bytes=sum(bucket.segment.bytes_used for bucket in self._rows.buckets.values()),
+            index_entries=int(counts[INDEXED]),
+            buckets=len(self._rows.buckets),
+        )
+
+    @property
+    def touched(self) -> int:
+        """Rows looked at to settle and to forget them since the beginning: what closing windows has cost (A17)."""
+        return self._rows.touched
+
+    def state_bytes(self) -> int:
+        """Bytes of memory in use, slack that was never touched left out."""
+        return self._rows.bytes_used() + self._matches.bytes_used() + self._waiting.bytes_used()
+
+    def _times_at(self) -> Times:
+        settings = self.settings
+        return Times(
+            skew=settings.skew_ms,
+            window=settings.window_ms,
+            overlap=settings.window_ms + settings.skew_ms,
+            late=settings.window_ms + settings.late_horizon_ms,
+            settled_before=self.settled_before,
+            dead_before=max(_NEVER, self.watermark - settings.reach_ms - settings.hold_ms),
+            open_rows_max=settings.limits.open_rows,
+        )
+
+    def _check_predictions(self, offsets: Int64s, index: NDArray[np.int16], ids: Spans) -> None:
+        if bool((ids.size < 0).any()):
+            raise ValueError("a prediction has a null id: dead-letter it before the join")
+        first = (int(offsets[0]), int(index[0]))
+        step = np.diff(offsets)
+        if first <= self._last_place or bool(((step < 0) | ((step == 0) & (np.diff(index) <= 0))).any()):
+            raise InvariantError(
+                f"predictions at offset {first[0]} do not follow offset {self._last_place[0]}",
+                remedy="give each source's batches in offset order, each record once",
+            )
+        self._last_place = (int(offsets[-1]), int(index[-1]))
+
+    def _refused(self, ts: Int64s, ids: Spans) -> Int32s | None:
+        """Why each prediction is refused at once (negative), 0 where it is not; None when none is."""
+        late = ts < self.settled_before
+        beyond = (ids.size > ID_BYTES_MAX) | (ts > TIME_MAX) | (ts < -TIME_MAX)
+        if not late.any() and not beyond.any():
+            return None
+        return np.where(beyond, REFUSED_ROW, np.where(late, LATE_ROW, 0)).astype(np.int32)
+
+    def _insert(self, batch: PredictionBatch, buckets: int, times: Times) -> Int32s:
+        self._rows.reserve(len(batch.ts), int(np.minimum(batch.id_size, ID_BYTES_MAX).sum()), buckets)
+        handles = np.empty(len(batch.ts), np.int32)
+        insert_rows(self._rows.table, times, *batch, handles)
+        return handles
+
+    def _book_predictions(self, codes: Codes, new: int) -> None:
+        seen = np.bincount(codes, minlength=LIMIT + 1)
+        self.ledger.predictions += (len(codes), seen[DUPLICATE], seen[LATE])
+        self.ledger.rows[:, books.ROWS_IN] += new + seen[LIMIT]
+        self.ledger.rows[:, books.OPEN] += seen[NEW]
+        self.ledger.rows[:, books.ROW_LIMIT] += seen[LIMIT]
+
+    def _mask(
+        self,
+        rules: tuple[int, ...],
+        count: int,
+        valid: Sequence[Bools] | None,
+        not_sampled: Bools | None,
+        ts: Int64s,
+        ids: Spans,
+    ) -> NDArray[np.uint32]:
+        """Which targets each feedback may label, bit by bit; what may label none is booked here."""
+        feedback = self.ledger.feedback
+        feedback[list(rules), books.FEEDBACK_IN] += count
+        mask = np.full(count, (1 << len(rules)) - 1, np.uint32)
+        beyond = (ids.size > ID_BYTES_MAX) | (ts > TIME_MAX) | (ts < -TIME_MAX)
+        out = beyond if not_sampled is None else beyond | not_sampled
+        refused = int(out.sum())
+        if refused:
+            kept_out = refused if not_sampled is None else refused - int(not_sampled.sum())
+            feedback[list(rules), books.FEEDBACK_LIMIT] += kept_out
+            feedback[list(rules), books.NOT_SAMPLED] += refused - kept_out
+            mask[out] = 0
+        for k, column in enumerate(valid or ()):
+            missing = ~column & ~out
+            feedback[rules[k], books.NO_VALUE] += int(missing.sum())
+            mask[missing] &= np.uint32(~(1 << k) & 0xFFFFFFFF)
+        return mask
+
+    def _bits(self, values: Sequence[Int64s]) -> Int64s:
+        """The value columns side by side, `width` for each feedback."""
+        width = self._matches.width
+        if width == 1:
+            return np.ascontiguousarray(values[0])
+        bits = np.zeros((len(values[0]), width), np.int64)
+        for k, column in enumerate(values):
+            bits[:, k] = column
+        return bits.reshape(-1)
+
+    def _apply(self, batch: FeedbackBatch, picks: Int64s, handles: Int64s) -> None:
+        self._matches.reserve(len(picks) * self._matches.width)
+        apply_feedback(self._rows.table, self._matches.table, self.settled_before, *batch, picks, handles)
+
+    def _keep_waiting(self, batch: FeedbackBatch, picks: Int64s, found: Int64s) -> None:
+        """Let feedback without a row wait; what cannot be waited for is booked as what `found` says."""
+        expired = batch.ts[picks] < self.watermark - self.settings.wait_ms
+        if expired.any():
+            self._book(batch.source[picks], batch.mask[picks], -found[picks], expired)
+            picks = picks[~expired]
+        room = max(0, self.settings.limits.waiting - len(self._waiting))
+        what = np.full(len(picks), books.WAITING)
+        what[room:] = books.FEEDBACK_LIMIT
+        self._book(batch.source[picks], batch.mask[picks], what)
+        if len(picks[:room]):
+            self._waiting.add(batch, picks[:room])
+
+    def _pick_up(self, handles: Int32s) -> None:
+        """Give new rows the feedback that waited for them."""
+        batch, rows = self._waiting.take_for(self._rows.table, handles, self.settings.skew_ms, self.settings.window_ms)
+        if len(rows):
+            self._book(batch.source, batch.mask, np.full(len(rows), books.WAITING), sign=-1)
+            self._apply(batch, np.arange(len(rows)), rows)
+
+    def _expire(self, handles: Int64s) -> None:
+        """Book waiting feedback whose prediction cannot come any more, and forget it."""
+        batch = self._waiting.batch_of(handles)
+        found = np.empty(len(handles), np.int64)
+        find_rows(self._rows.table, self._times, batch.hash, batch.ids, batch.id_start, batch.id_size, batch.ts, found)
+        if bool((found >= 0).any()):
+            raise InvariantError("a waiting feedback fits a held row", remedy="this is a bug: please report it")
+        self._book(batch.source, batch.mask, np.full(len(found), books.WAITING), sign=-1)
+        self._book(batch.source, batch.mask, -found)
+        self._waiting.drop(handles)
+
+    def _book(
+        self, source: Int32s, mask: NDArray[np.uint32], what: Int64s, where: Bools | None = None, sign: int = 1
+    ) -> None:
+        """Count feedback by what it is, for every target in its mask."""
+        for number, rules in enumerate(self._rules):
+            mine = source == number if where is None else (source == number) & where
+            if not mine.any():
+                continue
+            for k, rule in enumerate(rules):
+                used = mine & ((mask >> np.uint32(k)) & np.uint32(1) == 1)
+                self.ledger.feedback[rule] += sign * np.bincount(what[used], minlength=len(books.FEEDBACK_COLUMNS))
+
+    def _waiting_by_target(self) -> Int64s:
+        return self._waiting.counts_by_rule(self._matches.table.rules, len(self.settings.targets))
+
+    def _restore_rows(self, rows: Any) -> None:
+        slots, buckets = self._rows.place(rows.ts, None)
+        batch = PredictionBatch(
+            rows.offset, rows.index, rows.ts, rows.hash, rows.ids.buffer, rows.ids.start, rows.ids.size,
+            rows.schema, rows.stratum, rows.split, slots,
+        )  # fmt: skip
+        handles = self._insert(batch, len(buckets), self._times._replace(overlap=-1, open_rows_max=2**62))
+        open_rows = np.flatnonzero(rows.ts >= self.settled_before)
+        self._rows.store_payload(buckets, slots, open_rows, handles, rows.payload)
+        self._rows.close(self.settled_before)
+        self._last_place = (int(rows.offset[-1]), int(rows.index[-1]))
+
+    def _restore_waiting(self, batch: FeedbackBatch) -> None:
+        """Let restored feedback wait again, but for what has expired and what a row has taken since."""
+        found = np.empty(len(batch.ts), np.int64)
+        find_rows(self._rows.table, self._times, batch.hash, batch.ids, batch.id_start, batch.id_size, batch.ts, found)
+        still = np.flatnonzero((found < 0) & (batch.ts >= self.watermark - self.settings.wait_ms) & (batch.mask != 0))
+        if len(still):
+            self._waiting.add(batch, still)

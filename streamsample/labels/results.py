@@ -1,0 +1,113 @@
+"""What the label join hands out: what became of each prediction, and the rows whose windows have closed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamsample.records import Bools, Bytes, Int32s, Int64s, Spans
+
+NEW: Final = 0
+"""A prediction that became an open row."""
+DUPLICATE: Final = 1
+"""A prediction whose id is already held with a window that overlaps its own: no effect (A9)."""
+LATE: Final = 2
+"""A prediction whose deadline the watermark has passed: to be dead-lettered (A6)."""
+LIMIT: Final = 3
+"""A prediction beyond a limit (open rows, id length, time range): counted dropped{limit}, to be dead-lettered."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetColumns:
+    """One target's labels of n settled rows.
+
+    bits: int64[n], the value's 8 bytes (float64 or int64 as the target is typed), 0 where not `valid`.
+    valid: bool[n], there is a value. settled: bool[n], the target is labelled (explicit, or implicit by silence); False
+    where it was dropped (silent with `if_silent: drop`, or uncovered).
+    explicit: bool[n], the label was given by feedback. event_time, delay_ms: int64[n], `f.ts` and `f.ts - p.ts` where
+    explicit, else 0. feedback: int64[n], the place in `Settled.used` of the feedback that gave the label, else -1.
+    """
+
+    bits: Int64s
+    valid: Bools
+    settled: Bools
+    explicit: Bools
+    event_time: Int64s
+    delay_ms: Int64s
+    feedback: Int64s
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackUsed:
+    """The feedback behind n records as a CSR: record i used the elements `first[i]:first[i + 1]`, ordered by target.
+
+    first: int64[n+1]. target, source: int8[m], indices into the settings' targets and feedback. ts, offset: int64[m];
+    index: int16[m], the feedback's place inside its Kafka record. Its partition is the task's.
+    """
+
+    first: Int64s
+    target: NDArray[np.int8]
+    source: NDArray[np.int8]
+    ts: Int64s
+    offset: Int64s
+    index: NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Rows whose windows have closed and that give a record, ordered by (ts, offset, index). May be empty.
+
+    Over the calls of `on_watermark` the order goes on: it does not depend on how the watermark moved.
+    ts, offset: int64[n]; index: int16[n]; ids, payload: n spans, each column in a buffer of its own without gaps;
+    schema: int16[n]; stratum: int32[n]; split: int8[n]; settled_at: int64[n], `p.ts + W + G`, the record's own time.
+    """
+
+    ts: Int64s
+    offset: Int64s
+    index: NDArray[np.int16]
+    ids: Spans
+    payload: Spans
+    schema: NDArray[np.int16]
+    stratum: Int32s
+    split: NDArray[np.int8]
+    settled_at: Int64s
+    targets: tuple[TargetColumns, ...]
+    used: FeedbackUsed
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How full the join is: numbers of things, for metrics and limits.
+
+    open_rows: not yet settled. held_rows: open, or settled and still known (late feedback, duplicates).
+    waiting: feedback without its prediction. matches: matched feedback kept for open rows.
+    """
+
+    open_rows: int
+    held_rows: int
+    waiting: int
+    matches: int
+    payload_bytes: int
+    index_entries: int
+    buckets: int
+
+
+Codes = NDArray[np.uint8]
+__all__ = [
+    "DUPLICATE",
+    "LATE",
+    "LIMIT",
+    "NEW",
+    "Bytes",
+    "Codes",
+    "Counts",
+    "FeedbackUsed",
+    "Settled",
+    "TargetColumns",
+]

@@ -1,0 +1,250 @@
+"""Between a join and its deltas: what a delta takes, and what a list of deltas adds up to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamsample.errors import StateError
+from streamsample.labels.delta import Delta, MatchColumns, RowColumns, WaitingColumns
+from streamsample.labels.ledger import FEEDBACK_IN, OPEN, ROWS_IN, WAITING, Ledger
+from streamsample.labels.matches import Matches
+from streamsample.labels.rows import Bucket, Rows
+from streamsample.labels.segments import packed
+from streamsample.labels.settings import JoinSettings
+from streamsample.labels.settle import gather_ids, gather_payload
+from streamsample.labels.tables import LOGGED, FeedbackBatch, Times
+from streamsample.labels.waiting import Waiting
+from streamsample.labels.watermark import MIN
+from streamsample.records import Bools, Int64s, Spans
+
+_INDEX_BITS = 15
+
+
+def place_of(offset: Int64s, index: NDArray[np.int16]) -> Int64s:
+    """One ascending int64 per (offset, index)."""
+    return (offset << _INDEX_BITS) | index
+
+
+def take(
+    settings: JoinSettings,
+    ledger: Ledger,
+    watermark: int,
+    times: Times,
+    rows: Rows,
+    matches: Matches,
+    waiting: Waiting,
+    rewrites: list[tuple[int, int]],
+) -> Delta:
+    """The delta since the last one. `rewrites`: ranges of offsets (inclusive) whose rows go into it again."""
+    groups, again = _row_groups(rows, times, rewrites)
+    row_columns = _row_columns(rows, groups, times)
+    log = matches.take_log()
+    if len(again):
+        log = np.concatenate([matches.of_rows(rows.table.rows, again), log])
+    log = log[log["row_ts"] >= times.settled_before]
+    fresh = waiting.take_fresh()
+    batch = waiting.batch_of(waiting.all() if rewrites else fresh)
+    needed = [MIN]
+    hold = settings.reach_ms + settings.hold_ms
+    needed += [int(ts.max()) + hold for ts in (row_columns.ts, log["row_ts"]) if len(ts)]
+    needed += [int(batch.ts.max()) + settings.wait_ms] if len(batch.ts) else []
+    return Delta(
+        watermark,
+        times.settled_before,
+        max(needed),
+        tuple((target.name, target.feedback) for target in settings.targets),
+        settings.feedback,
+        ledger.copy(),
+        row_columns,
+        _match_columns(log),
+        WaitingColumns(
+            batch.source.astype(np.int8),
+            batch.ts,
+            batch.offset,
+            batch.within,
+            batch.feedback_id,
+            batch.hash,
+            batch.mask,
+            packed(Spans(batch.ids, batch.id_start, batch.id_size)),
+            batch.bits,
+        ),
+    )
+
+
+def _row_groups(
+    rows: Rows, times: Times, rewrites: list[tuple[int, int]]
+) -> tuple[list[tuple[Bucket, Int64s]], Int64s]:
+    """The rows that the delta takes, by bucket; and those of them that an older delta has too."""
+    groups: list[tuple[Bucket, Int64s]] = []
+    again: list[Int64s] = [np.empty(0, np.int64)]
+    for number in rows.take_added() if not rewrites else list(rows.buckets):
+        bucket = rows.buckets.get(number)
+        if bucket is None:
+            continue
+        handles = rows.handles(bucket, 0 if rewrites else bucket.saved)
+        if rewrites:
+            offset = rows.table.rows["offset"][handles[: bucket.saved]]
+            wanted: Bools = np.zeros(len(offset), np.bool_)
+            for low, high in rewrites:
+                wanted |= (offset >= low) & (offset <= high)
+            again.append(handles[: bucket.saved][wanted])
+            handles = np.concatenate([again[-1], handles[bucket.saved :]])
+        bucket.saved = int(rows.table.buckets["rows"][bucket.slot])
+        handles = handles[rows.table.rows["ts"][handles] >= times.dead_before]
+        if len(handles):
+            groups.append((bucket, handles))
+    if rewrites:
+        rows.take_added()
+    return groups, np.concatenate(again)
+
+
+def _row_columns(rows: Rows, groups: list[tuple[Bucket, Int64s]], times: Times) -> RowColumns:
+    handles = np.concatenate([np.empty(0, np.int64), *(handles for _, handles in groups)])
+    held = rows.table.rows[handles]
+    order = np.argsort(place_of(held["offset"], held["index"]), kind="stable")
+    size = np.where(held["ts"] >= times.settled_before, held["payload_size"], -1).astype(np.int32)
+    payload = gather_payload(groups, held["payload"], size, order)
+    held = held[order]
+    names = ("offset", "index", "ts", "hash", "schema", "stratum", "split")
+    columns = {name: np.ascontiguousarray(held[name]) for name in names}
+    return RowColumns(**columns, ids=gather_ids(rows, held), payload=payload)
+
+
+def _match_columns(log: NDArray[Any]) -> MatchColumns:
+    names = ("row_offset", "row_index", "ts", "offset", "index", "feedback_id", "bits")
+    columns = {name: np.ascontiguousarray(log[name]) for name in names}
+    return MatchColumns(rule=log["rule"].astype(np.int8), **columns)
+
+
+def merged_rows(deltas: Sequence[Delta], dead_before: int) -> RowColumns:
+    """All rows of the deltas that are not dead yet, the newest copy of each, ascending by (offset, index)."""
+    parts = [delta.rows for delta in deltas]
+    names = ("offset", "index", "ts", "hash", "schema", "stratum", "split")
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    ids, payload = (Spans.concat([getattr(part, name) for part in parts]) for name in ("ids", "payload"))
+    place = place_of(columns["offset"], columns["index"])
+    pick = _last_of_each(place)
+    pick = pick[columns["ts"][pick] >= dead_before]
+    taken = {name: np.ascontiguousarray(column[pick]) for name, column in columns.items()}
+    return RowColumns(**taken, ids=ids.take(pick), payload=payload.take(pick))
+
+
+def merged_matches(deltas: Sequence[Delta], settings: JoinSettings) -> NDArray[Any]:
+    """All matched feedback of the deltas as LOGGED records, once each, with the rules numbered as `settings` does."""
+    parts = []
+    for delta in deltas:
+        rules = np.array([_target_of(settings, delta, number) for number in range(len(delta.targets))], np.int64)
+        log = np.empty(len(delta.matches.ts), LOGGED)
+        for name in ("row_offset", "row_index", "ts", "offset", "index", "feedback_id", "bits"):
+            log[name] = getattr(delta.matches, name)
+        log["row_ts"] = 0
+        log["rule"] = rules[delta.matches.rule]
+        parts.append(log[log["rule"] >= 0])
+    log = np.concatenate(parts)
+    keys = (log["index"], log["offset"], log["rule"], log["row_index"], log["row_offset"])
+    order = np.lexsort(keys)
+    new = np.ones(len(log), np.bool_)
+    new[1:] = np.logical_or.reduce([key[order][1:] != key[order][:-1] for key in keys])
+    return log[np.sort(order[new])]
+
+
+def rows_of(log: NDArray[Any], rows: Rows, settled_before: int) -> Int64s:
+    """The restored row of each match; -1 where it is settled or gone."""
+    handles = np.concatenate([np.empty(0, np.int64), *(rows.handles(bucket) for bucket in rows.buckets.values())])
+    handles = handles[rows.table.rows["ts"][handles] >= settled_before]
+    place = place_of(rows.table.rows["offset"][handles], rows.table.rows["index"][handles])
+    order = np.argsort(place, kind="stable")
+    if not len(order):
+        return np.full(len(log), -1, np.int64)
+    wanted = place_of(log["row_offset"], log["row_index"])
+    at = np.minimum(np.searchsorted(place[order], wanted), len(order) - 1)
+    found = order[at]
+    return np.where(place[found] == wanted, handles[found], -1)
+
+
+def merged_waiting(deltas: Sequence[Delta], settings: JoinSettings, width: int) -> FeedbackBatch:
+    """All waiting feedback of the deltas, once each, in the order of arrival, with sources and targets as `settings` numbers
+    them.
+    """
+    parts = [_renumbered(delta, settings, width) for delta in deltas]
+    names = ("source", "offset", "within", "ts", "feedback_id", "hash", "mask")
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    bits = np.concatenate([part.bits for part in parts]).reshape(-1, width)
+    ids = Spans.concat([Spans(part.ids, part.id_start, part.id_size) for part in parts])
+    keys = (columns["within"], columns["offset"], columns["source"])
+    order = np.lexsort(keys)
+    last = np.ones(len(order), np.bool_)
+    last[:-1] = np.logical_or.reduce([key[order][1:] != key[order][:-1] for key in keys])
+    pick = np.sort(order[last])
+    ids = ids.take(pick)
+    taken = {name: np.ascontiguousarray(column[pick]) for name, column in columns.items()}
+    return FeedbackBatch(**taken, ids=ids.buffer, id_start=ids.start, id_size=ids.size, bits=bits[pick].reshape(-1))
+
+
+def restore_ledger(ledger: Ledger, last: Delta, open_rows: int, waiting: Int64s) -> None:
+    """Take up the last delta's counts by target name; a target that is new finds the open rows as its rows in."""
+    ledger.predictions[:] = last.ledger.predictions
+    known = {name: number for number, (name, _) in enumerate(last.targets)}
+    for number, name in enumerate(ledger.targets):
+        if name in known:
+            ledger.rows[number] = last.ledger.rows[known[name]]
+            ledger.feedback[number] = last.ledger.feedback[known[name]]
+        else:
+            ledger.rows[number, [ROWS_IN, OPEN]] = open_rows
+            ledger.feedback[number, [FEEDBACK_IN, WAITING]] = waiting[number]
+    for number, name in enumerate(ledger.targets):
+        if ledger.rows[number, OPEN] != open_rows or ledger.feedback[number, WAITING] != waiting[number]:
+            raise StateError(
+                f"target {name}: {open_rows} open rows and {int(waiting[number])} waiting feedback were restored, but the "
+                f"ledger says {int(ledger.rows[number, OPEN])} and {int(ledger.feedback[number, WAITING])}",
+                remedy="a part of the changelog is missing: restore from another copy, or start anew with `reset`",
+            )
+
+
+def _last_of_each(place: Int64s) -> Int64s:
+    """The index of the last element of each distinct place, ascending by place."""
+    if len(place) < 2 or bool((place[1:] > place[:-1]).all()):
+        return np.arange(len(place))
+    order = np.argsort(place, kind="stable")
+    last = np.ones(len(place), np.bool_)
+    last[:-1] = place[order][1:] != place[order][:-1]
+    return order[last]
+
+
+def _target_of(settings: JoinSettings, delta: Delta, number: int) -> int:
+    """The number that a delta's target has now; -1 when it is gone, or reads another feedback."""
+    name, source = delta.targets[number]
+    for now, target in enumerate(settings.targets):
+        if target.name == name and settings.feedback[target.feedback] == delta.feedback[source]:
+            return now
+    return -1
+
+
+def _renumbered(delta: Delta, settings: JoinSettings, width: int) -> FeedbackBatch:
+    waiting = delta.waiting
+    count = len(waiting.ts)
+    source = np.full(count, -1, np.int32)
+    mask = np.zeros(count, np.uint32)
+    bits = np.zeros((count, width), np.int64)
+    old_bits = waiting.bits.reshape(count, -1) if count else bits
+    for old, name in enumerate(delta.feedback):
+        if name not in settings.feedback:
+            continue
+        now = settings.feedback.index(name)
+        mine = waiting.source == old
+        source[mine] = now
+        old_rules = [number for number, (_, feedback) in enumerate(delta.targets) if feedback == old]
+        for k, number in enumerate(old_rules):
+            target = _target_of(settings, delta, number)
+            if target >= 0:
+                to = settings.rules_of(now).index(target)
+                mask[mine] |= ((waiting.mask[mine] >> np.uint32(k)) & np.uint32(1)) << np.uint32(to)
+                bits[mine, to] = old_bits[mine, k]
+    return FeedbackBatch(
+        source, waiting.offset, waiting.index, waiting.ts, waiting.feedback_id, waiting.hash,
+        waiting.ids.buffer, waiting.ids.start, waiting.ids.size, mask, bits.reshape(-1),
+    )  # fmt: skip

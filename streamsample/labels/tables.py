@@ -1,0 +1,269 @@
+"""The layout of the join's memory: what one row, one matched feedback, one waiting feedback is, as fixed-size records.
+
+A row is one cache line, because a feedback's look-up touches one row at a random place. The tables are passed
+to kernels as named tuples of arrays; `counts` holds the scalars that kernels change.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numba import from_dtype, types
+from numpy.typing import NDArray
+
+from streamsample.kernels import B1_OUT, I8, I8_OUT, I16, I32, I32_OUT, I64, I64_OUT, U8, U8_OUT, U64
+from streamsample.records import Bools, Bytes, Int32s, Int64s
+
+NONE: Final = -1
+"""No handle: the end of a chain, an empty index slot."""
+BLOCK: Final = 1024
+"""Rows per block. A block belongs to one bucket."""
+PAGE: Final = 16384
+"""Bytes per page of the id arena. A page belongs to one bucket; an id lies in one page."""
+
+ROW: Final = np.dtype(
+    [
+        ("hash", "<u8"),
+        ("ts", "<i8"),
+        ("offset", "<i8"),
+        ("payload", "<i8"),  # chunk number << 32 | place in the chunk
+        ("id_place", "<i8"),
+        ("payload_size", "<i4"),
+        ("stratum", "<i4"),
+        ("head", "<i4"),  # newest matched feedback
+        ("next", "<i4"),  # the next older row with the same id
+        ("id_size", "<u2"),
+        ("schema", "<i2"),
+        ("index", "<i2"),
+        ("split", "i1"),
+        ("spare", "i1"),
+    ],
+    align=True,
+)
+ENTRY: Final = np.dtype(
+    [
+        ("ts", "<i8"),
+        ("offset", "<i8"),
+        ("feedback_id", "<u8"),
+        ("bits", "<i8"),
+        ("next", "<i4"),  # the next older matched feedback of the row
+        ("index", "<i2"),
+        ("rule", "i1"),
+        ("spare", "i1"),
+    ],
+    align=True,
+)
+LOGGED: Final = np.dtype(
+    [
+        ("row_offset", "<i8"),
+        ("row_ts", "<i8"),
+        ("ts", "<i8"),
+        ("offset", "<i8"),
+        ("feedback_id", "<u8"),
+        ("bits", "<i8"),
+        ("row_index", "<i2"),
+        ("index", "<i2"),
+        ("rule", "<i4"),
+    ],
+    align=True,
+)
+WAIT: Final = np.dtype(
+    [
+        ("hash", "<u8"),
+        ("ts", "<i8"),
+        ("offset", "<i8"),
+        ("feedback_id", "<u8"),
+        ("id_place", "<i8"),
+        ("sequence", "<i8"),  # tells a handle's uses apart; NONE when free
+        ("next", "<i4"),  # older and newer feedback of the same id
+        ("previous", "<i4"),
+        ("mask", "<u4"),
+        ("id_size", "<u2"),
+        ("index", "<i2"),
+        ("source", "<i4"),
+        ("spare", "<i4"),
+    ],
+    align=True,
+)
+BUCKET: Final = np.dtype(
+    [
+        ("rows", "<i8"),
+        ("min_fresh", "<i8"),  # smallest event time of the rows added since the last sort
+        ("max_ts", "<i8"),
+        ("first_block", "<i4"),
+        ("block", "<i4"),
+        ("fill", "<i4"),  # rows in the last block
+        ("page", "<i4"),
+        ("page_at", "<i4"),
+        ("spare", "<i4"),
+    ],
+    align=True,
+)
+assert [kind.itemsize for kind in (ROW, ENTRY, LOGGED, WAIT, BUCKET)] == [64, 40, 56, 72, 48]
+
+# Elements of RowTable.counts.
+INDEXED: Final = 0
+HELD: Final = 1
+OPEN_ROWS: Final = 2
+BLOCKS_FREE: Final = 3
+BLOCKS_USED: Final = 4
+PAGES_FREE: Final = 5
+PAGES_USED: Final = 6
+TOUCHED: Final = 7
+# Elements of MatchTable.counts.
+ENTRIES: Final = 0
+ENTRIES_FREE: Final = 1
+ENTRIES_USED: Final = 2
+LOG: Final = 3
+# Elements of WaitTable.counts.
+WAIT_INDEXED: Final = 0
+LIVE: Final = 1
+ITEMS_FREE: Final = 2
+ITEMS_USED: Final = 3
+SEQUENCE: Final = 4
+IDS_USED: Final = 5
+IDS_LIVE: Final = 6
+
+
+class RowTable(NamedTuple):
+    """Held predictions. `*_free` are stacks of freed numbers; numbers from `*_USED` on were never given out."""
+
+    rows: NDArray[Any]
+    slots: Int32s
+    ids: Bytes
+    buckets: NDArray[Any]
+    block_next: Int32s
+    blocks_free: Int32s
+    page_next: Int32s
+    pages_free: Int32s
+    counts: Int64s
+
+
+class MatchTable(NamedTuple):
+    """Matched feedback of open rows, the log of what is new in it, and the rules.
+
+    rules: int8[sources * width], the targets of each source, padded with -1. windows: int64[targets].
+    """
+
+    entries: NDArray[Any]
+    free: Int32s
+    log: NDArray[Any]
+    counts: Int64s
+    rules: NDArray[np.int8]
+    windows: Int64s
+    width: int
+    per_row_max: int
+    ledger: NDArray[np.int64]
+
+
+class WaitTable(NamedTuple):
+    """Feedback whose prediction has not come. bits: int64[items * width]."""
+
+    items: NDArray[Any]
+    slots: Int32s
+    ids: Bytes
+    bits: Int64s
+    free: Int32s
+    counts: Int64s
+
+
+class Times(NamedTuple):
+    """The times that decide, in ms. Rows with ts < settled_before are settled, with ts < dead_before forgotten.
+
+    overlap: two rows of one id closer than this are the same prediction. late: `f.ts - p.ts` up to which a feedback of a
+    closed row is late.
+    """
+
+    skew: int
+    window: int
+    overlap: int
+    late: int
+    settled_before: int
+    dead_before: int
+    open_rows_max: int
+
+
+class PredictionBatch(NamedTuple):
+    """A batch of predictions; `bucket` is the row's bucket, or why it is refused (negative)."""
+
+    offset: Int64s
+    within: NDArray[np.int16]
+    ts: Int64s
+    hash: NDArray[np.uint64]
+    ids: Bytes
+    id_start: Int64s
+    id_size: Int32s
+    schema: NDArray[np.int16]
+    stratum: Int32s
+    split: NDArray[np.int8]
+    bucket: Int32s
+
+
+class FeedbackBatch(NamedTuple):
+    """A batch of feedback. mask: bit k set where the k-th target may use it. bits: int64[n * width]."""
+
+    source: Int32s
+    offset: Int64s
+    within: NDArray[np.int16]
+    ts: Int64s
+    feedback_id: NDArray[np.uint64]
+    hash: NDArray[np.uint64]
+    ids: Bytes
+    id_start: Int64s
+    id_size: Int32s
+    mask: NDArray[np.uint32]
+    bits: Int64s
+
+
+class Chosen(NamedTuple):
+    """The feedback chosen for n rows and r rules, each int64[n * r] but has: bool[n * r]."""
+
+    has: Bools
+    ts: Int64s
+    offset: Int64s
+    within: Int64s
+    bits: Int64s
+
+
+def _records(dtype: np.dtype[Any]) -> Any:
+    return types.Array(from_dtype(dtype), 1, "C")
+
+
+def _tuple(kind: Any, *members: Any) -> Any:
+    return types.NamedTuple(members, kind)
+
+
+_U32 = types.Array(types.uint32, 1, "C", readonly=True)
+_INT = types.int64
+ROW_TABLE: Final = _tuple(
+    RowTable, _records(ROW), I32_OUT, U8_OUT, _records(BUCKET), I32_OUT, I32_OUT, I32_OUT, I32_OUT, I64_OUT
+)
+MATCH_TABLE: Final = _tuple(
+    MatchTable,
+    _records(ENTRY),
+    I32_OUT,
+    _records(LOGGED),
+    I64_OUT,
+    I8_OUT,
+    I64_OUT,
+    _INT,
+    _INT,
+    types.Array(types.int64, 2, "C"),
+)
+WAIT_TABLE: Final = _tuple(WaitTable, _records(WAIT), I32_OUT, U8_OUT, I64_OUT, I32_OUT, I64_OUT)
+TIMES: Final = types.NamedUniTuple(_INT, len(Times._fields), Times)
+PREDICTION_BATCH: Final = (I64, I16, I64, U64, U8, I64, I32, I16, I32, I8, I32)
+"""The columns of a PredictionBatch as a kernel's arguments: spread out, so that read-only arrays are accepted."""
+FEEDBACK_BATCH: Final = (I32, I64, I16, I64, U64, U64, U8, I64, I32, _U32, I64)
+"""The columns of a FeedbackBatch as a kernel's arguments."""
+CHOSEN: Final = _tuple(Chosen, B1_OUT, I64_OUT, I64_OUT, I64_OUT, I64_OUT)
+
+
+def grown(array: NDArray[Any], used: int, wanted: int) -> NDArray[Any]:
+    """`array`, or a longer copy of its first `used` elements; what lies beyond is not touched, so not resident."""
+    if wanted <= len(array):
+        return array
+    larger = np.empty(max(wanted, 2 * len(array)), array.dtype)
+    larger[:used] = array[:used]
+    return larger
