@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import kafka.errors as kafka_errors
 import numpy as np
 import pytest
 from kafka import KafkaConsumer
@@ -33,7 +34,8 @@ from streamsample.errors import (
 from streamsample.kafka import producer_seam as seam
 from streamsample.kafka import wire_encode as wire
 from streamsample.kafka.broker import KAFKA_VERSION, LocalBroker, java_classpath, java_executable
-from streamsample.kafka.producer import CommitResult, ProducerSettings, TransactionalProducer
+from streamsample.kafka.crash import _Fuse
+from streamsample.kafka.producer import CommitResult, ProducerSettings, TransactionalProducer, _translated
 from streamsample.kafka.topics import TopicAdmin, TopicLimits
 from streamsample.kafka.wire_encode import CODECS, Codec
 from streamsample.records import Spans, TopicPartition
@@ -602,6 +604,36 @@ def test_a_process_killed_at_a_crash_point(topic: str, broker: Broker, place: st
     )
     assert child.returncode == (0 if place == "nowhere" else -9), child.stderr
     assert visible(broker.bootstrap_servers, topic) == [b"0", b"1", b"2"][:survivors]
+
+
+@pytest.mark.parametrize(
+    ("foreign", "ours"),
+    [
+        (kafka_errors.ProducerFencedError(), FencedError),
+        (kafka_errors.KafkaError(kafka_errors.InvalidProducerEpochError()), FencedError),
+        (kafka_errors.KafkaError("Cannot perform send", kafka_errors.ProducerFencedError()), FencedError),
+        (kafka_errors.CommitFailedError("generation"), FencedError),
+        (kafka_errors.FencedInstanceIdError(), FencedError),
+        (kafka_errors.RecordListTooLargeError(), RecordTooLargeError),
+        (kafka_errors.InvalidTimestampError(), TimestampRefusedError),
+        (kafka_errors.TopicAuthorizationFailedError("t"), TopicError),
+        (kafka_errors.TransactionalIdAuthorizationFailedError(), TopicError),
+        (kafka_errors.KafkaTimeoutError("late"), TransactionFailedError),
+        (kafka_errors.InvalidTxnStateError(), TransactionFailedError),
+        (None, TransactionFailedError),
+    ],
+)
+def test_each_foreign_error_is_one_of_ours(foreign: BaseException | None, ours: type[KafkaSideError]) -> None:
+    found = _translated(foreign, "commit of job")
+    assert type(found) is ours
+    assert found.what.startswith("commit of job: ")
+    assert found.remedy
+
+
+@pytest.mark.parametrize("setting", ["name:0", "name:x", "name:-1"])
+def test_a_crash_point_is_set_clearly_or_not_at_all(setting: str) -> None:
+    with pytest.raises(ValueError, match=r"STREAMSAMPLE_CRASH_AT=name:.*: expected name or name:n"):
+        _Fuse(setting)
 
 
 # -- the seam ----------------------------------------------------------------------------------------------
