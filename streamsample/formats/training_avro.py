@@ -1,0 +1,263 @@
+"""Training records as Avro messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from streamsample.errors import ConfigurationError
+from streamsample.formats import training_kernel as kernels
+from streamsample.formats.training import TrainingColumns, TrainingSpec, training_schema, with_readable_strata
+from streamsample.records import Int64s, Spans
+
+
+class AvroTrainingEncoder:
+    """Encodes training records whose features were written with one of several schemas.
+
+    features_schemas: the schema of the features for each writer schema, in the order that `TrainingColumns.schema`
+    counts. out_ids: the registry id of the output schema of each (in [0, 2**32)), or None for messages without a frame.
+    `schemas` holds the output schemas in the same order. Holds no state between calls. Raises ConfigurationError.
+    """
+
+    def __init__(
+        self, features_schemas: Sequence[dict[str, Any]], out_ids: Sequence[int] | None, spec: TrainingSpec
+    ) -> None:
+        self.schemas = [training_schema(schema, spec.targets) for schema in features_schemas]
+        self._spec = spec
+        frames = [b""] * len(features_schemas) if out_ids is None else [_frame(number) for number in out_ids]
+        if len(frames) != len(features_schemas):
+            raise ConfigurationError(
+                f"{len(frames)} output schema ids for {len(features_schemas)} input schemas", remedy="give one for each"
+            )
+        self._program = _Program(spec, frames)
+
+    def encode(self, columns: TrainingColumns) -> Spans:
+        """The message values of m training records: m spans over a fresh buffer, contiguous and in order.
+
+        Raises InvariantError if the columns do not fit the spec.
+        """
+        columns.check(self._spec, len(self.schemas))
+        rows = len(columns)
+        start, size = np.empty(rows, np.int64), np.empty(rows, np.int32)
+        out = np.empty(self._bound(columns), np.uint8)
+        program = self._program
+        sampling = columns.sampling
+        end = kernels.encode(
+            out,
+            start,
+            size,
+            program.words,
+            _table(columns, program.names),
+            len(columns.targets),
+            program.pieces,
+            program.bounds,
+            np.ascontiguousarray(columns.record_id).reshape(-1),
+            np.ascontiguousarray(columns.features.buffer),
+            np.empty(0, np.uint8) if sampling is None else np.ascontiguousarray(sampling.stratum.buffer),
+            _references(columns, program),
+        )
+        if end == kernels.NOT_UTF8:
+            return self.encode(with_readable_strata(columns))
+        return Spans(out[:end], start, size)
+
+    def _bound(self, columns: TrainingColumns) -> int:
+        """At least as many bytes as the records take. What is not written to is never mapped by the system."""
+        texts = int(columns.features.size.sum(dtype=np.int64))
+        if columns.sampling is not None:
+            texts += int(np.maximum(columns.sampling.stratum.size, 0).sum(dtype=np.int64))
+        references = len(columns.feedback_target) * self._program.reference_size_max
+        return texts + len(columns) * self._program.row_size_max + references
+
+
+class _Program:
+    """What the kernel does for one record of a spec: instructions, the columns they read, the pieces they copy.
+
+    row_size_max: the most bytes of a record beside features, stratum and feedback; reference_size_max: of one feedback.
+    """
+
+    def __init__(self, spec: TrainingSpec, frames: list[bytes]) -> None:
+        self.names: list[str] = []
+        self._words: list[int] = []
+        self._pieces: list[bytes] = []
+        self.row_size_max = 0
+        self._head(frames)
+        self._targets(spec)
+        self._sampling(spec)
+        self._choice("split", _optional(spec.splits))
+        self._piece(_string(spec.job) + _string(spec.version) + _string(spec.prediction_topic))
+        for name in ("partition", "offset", "index"):
+            self._number(kernels.LONG, name)
+        self._add(kernels.FEEDBACK, self._column("feedback_start"), 0, kernels.VARINT_MAX + 1)
+        self._column("feedback_end")
+        self._number(kernels.LONG, "closed_by")
+        self.first_topic = self._keep([_string(topic) for topic in spec.feedback_topics])
+        names = max((len(_string(target.name)) for target in spec.targets), default=0)
+        topics = max((len(_string(topic)) for topic in spec.feedback_topics), default=0)
+        self.reference_size_max = names + topics + 3 * kernels.VARINT_MAX
+        self.words = np.array(self._words, np.int64)
+        self.pieces = np.frombuffer(b"".join(self._pieces), np.uint8)
+        self.bounds: Int64s = np.cumsum([0] + [len(piece) for piece in self._pieces], dtype=np.int64)
+
+    def _head(self, frames: list[bytes]) -> None:
+        self._choice("schema", frames)
+        self._add(kernels.RECORD_ID, 0, 0, 1 + 2 * kernels.ID_SIZE)
+        self._number(kernels.LONG, "revision")
+        self._number(kernels.COUNT, "supersedes")
+        self._number(kernels.LONG, "state")
+        self._add(kernels.FEATURES, self._column("features.start"), 0, 0)
+        self._column("features.size")
+
+    def _targets(self, spec: TrainingSpec) -> None:
+        settled = [self._column(f"{number}.settled") for number in range(len(spec.targets))]
+        kinds = self._keep(_optional(spec.feedback))
+        sources = self._keep([b"\x00", b"\x02\x00", b"\x02\x02"])
+        for number, target in enumerate(spec.targets):
+            explicit = self._column(f"{number}.explicit")
+            given = kernels.GIVEN_LONG if target.type == "int" else kernels.GIVEN_DOUBLE
+            self._number(given, f"{number}.value", self._column(f"{number}.valid"))
+            self._number(kernels.CHOICE, f"{number}.kind", kinds)
+            self.row_size_max += max(len(piece) for piece in self._pieces[kinds:sources])
+            self._number(kernels.CHOICE, f"{number}.source", sources)
+            self._number(kernels.GIVEN_LONG, f"{number}.event_time", explicit)
+            self._number(kernels.GIVEN_LONG, f"{number}.delay_ms", explicit)
+        names = [_string(target.name) for target in spec.targets]
+        self.first_target = self._keep(names)
+        if settled:
+            most = kernels.VARINT_MAX + sum(len(name) for name in names) + 1
+            self._add(kernels.SETTLED, settled[0], self.first_target, most)
+        else:
+            self._piece(b"\x00")
+
+    def _sampling(self, spec: TrainingSpec) -> None:
+        if spec.sampling is None:
+            self._piece(b"\x02" + np.float64(1.0).tobytes() + b"\x00" + b"\x00")
+            return
+        self._number(kernels.WEIGHT, "sampling.weight")
+        self._piece(b"\x00" + b"\x02" + _string(spec.sampling.design))
+        self._number(kernels.WEIGHT, "sampling.probability")
+        self._number(kernels.WEIGHT, "sampling.threshold")
+        self._number(kernels.COUNT, "sampling.n")
+        self._number(kernels.COUNT, "sampling.k")
+        start, size = self._column("sampling.stratum.start"), self._column("sampling.stratum.size")
+        self._add(kernels.COUNT, size, 0, kernels.VARINT_MAX + 1)
+        self._add(kernels.STRATUM, start, 0, 0)
+        self._piece(_long(spec.sampling.seed))
+
+    def _column(self, name: str) -> int:
+        self.names.append(name)
+        return len(self.names) - 1
+
+    def _keep(self, pieces: list[bytes]) -> int:
+        """Hold `pieces`; the number of the first."""
+        first = len(self._pieces)
+        self._pieces += pieces
+        return first
+
+    def _add(self, operation: int, operand: int, second: int, size_max: int) -> None:
+        self._words += [operation, operand, second]
+        self.row_size_max += size_max
+
+    def _number(self, operation: int, name: str, second: int = 0) -> None:
+        self._add(operation, self._column(name), second, kernels.VARINT_MAX + 1)
+
+    def _piece(self, piece: bytes) -> None:
+        self._add(kernels.PIECE, self._keep([piece]), 0, len(piece))
+
+    def _choice(self, name: str, pieces: list[bytes]) -> None:
+        first = self._keep(pieces)
+        self._add(kernels.CHOICE, self._column(name), first, max((len(piece) for piece in pieces), default=0))
+
+
+def _frame(number: int) -> bytes:
+    """The frame of a schema registry: a zero byte and the id, big-endian."""
+    if not 0 <= number < 2**32:
+        raise ConfigurationError(f"output schema id {number} does not fit 4 bytes", remedy="give the registry's id")
+    return b"\x00" + number.to_bytes(4, "big")
+
+
+def _long(value: int) -> bytes:
+    """A zigzag varint of a number >= 0."""
+    left = value << 1
+    out = bytearray()
+    while left >= 0x80:
+        out.append(left & 0x7F | 0x80)
+        left >>= 7
+    out.append(left)
+    return bytes(out)
+
+
+def _string(text: str) -> bytes:
+    raw = text.encode()
+    return _long(len(raw)) + raw
+
+
+def _optional(texts: Sequence[str]) -> list[bytes]:
+    """["null", string]: null first, so that number 0 means it."""
+    return [b"\x00", *(b"\x02" + _string(text) for text in texts)]
+
+
+def _table(columns: TrainingColumns, names: list[str]) -> Int64s:
+    """The columns `names` as one int64 table, flat, column after column."""
+    rows = len(columns)
+    held = _named(columns)
+    table = np.empty((len(names), rows), np.int64)
+    for number, name in enumerate(names):
+        table[number] = held[name]
+    return table.reshape(-1)
+
+
+def _named(columns: TrainingColumns) -> dict[str, Any]:
+    """Every column that a program may read, by its name there."""
+    held: dict[str, Any] = {
+        "schema": columns.schema,
+        "revision": columns.revision,
+        "supersedes": columns.supersedes,
+        "state": columns.state,
+        "features.start": columns.features.start,
+        "features.size": columns.features.size,
+        "split": columns.split + np.int16(1),
+        "partition": columns.partition,
+        "offset": columns.offset,
+        "index": columns.index,
+        "feedback_start": columns.feedback_start[:-1],
+        "feedback_end": columns.feedback_start[1:],
+        "closed_by": columns.closed_by,
+    }
+    for number, target in enumerate(columns.targets):
+        held |= {
+            f"{number}.value": target.value.view(np.int64),
+            f"{number}.valid": target.valid,
+            f"{number}.settled": target.settled,
+            f"{number}.explicit": target.explicit,
+            f"{number}.kind": np.where(target.explicit, target.kind + np.int32(1), 0),
+            f"{number}.source": np.where(target.explicit, 1, target.settled * np.int8(2)),
+            f"{number}.event_time": target.event_time,
+            f"{number}.delay_ms": target.delay_ms,
+        }
+    sampling = columns.sampling
+    if sampling is not None:
+        held |= {
+            "sampling.probability": sampling.probability.view(np.int64),
+            "sampling.threshold": sampling.threshold.view(np.int64),
+            "sampling.weight": sampling.weight.view(np.int64),
+            "sampling.n": sampling.n,
+            "sampling.k": sampling.k,
+            "sampling.stratum.start": sampling.stratum.start,
+            "sampling.stratum.size": sampling.stratum.size,
+        }
+    return held
+
+
+def _references(columns: TrainingColumns, program: _Program) -> Int64s:
+    """The feedback, as the kernel reads it."""
+    table = np.empty((kernels.REFERENCE, len(columns.feedback_target)), np.int64)
+    table[0] = columns.feedback_target
+    table[0] += program.first_target
+    table[1] = columns.feedback_topic
+    table[1] += program.first_topic
+    table[2] = columns.feedback_partition
+    table[3] = columns.feedback_offset
+    table[4] = columns.feedback_index
+    return table.reshape(-1)
