@@ -77,13 +77,14 @@ def content(job: Job) -> dict[str, Any]:
 def shape(job: Job) -> dict[str, Any]:
     """What shapes the state: how rows are identified and dated, what their payloads are, and one slot per rule.
 
-    A row keeps its features as they will be written, behind them what the sample said, and its schema and its part of
-    the split by number: so these count too.
+    A row keeps its features as they will be written, behind them what the sample said, and its part of the split by
+    number: so these count too. Not the input's schemas: the state names those of its rows itself, so that new ones can
+    be added.
     """
     features = job.features
     return {
         "format": FORMAT,
-        "input": {**_source(job.input), **_encoding(job.input)},
+        "input": {**_source(job.input), "encoding": job.input.format, "framed": job.input.confluent},
         "features": features and {"keep": sorted(features.keep or ()), "drop": sorted(features.drop or ())},
         "sampled": job.sample is not None,
         "parts": list(job.split.shares) if job.split else [],

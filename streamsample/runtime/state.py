@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
+import numpy as np
 
 from streamsample.errors import StateError
+from streamsample.formats.projection import WriterSchema
 from streamsample.kafka.changelog import ChangelogPosition, StoredChunk
 from streamsample.labels import Delta, decode_delta
 from streamsample.labels.watermark import WatermarkState
@@ -16,12 +21,19 @@ from streamsample.records import TopicPartition
 _RESET = "start over with `streamsample reset JOB`, which forgets the open rows and reads the inputs again"
 
 
+class SchemaName(msgspec.Struct, frozen=True, array_like=True):
+    """A writer schema of the input: its id (None: values are bare) and a digest of the features that are spliced."""
+
+    id: int | None
+    digest: str
+
+
 class ChunkBody(msgspec.Struct, frozen=True, array_like=True):
     """One chunk: everything small as it is now, and the join's delta. Encoded as MessagePack.
 
     shape: `Job.state_shape`; partitions: how many partition numbers the job had; positions: the next offset by topic;
-    covered_from: from which event time each feedback was readable; counts: the task's own counters; join: see
-    `labels.delta`.
+    covered_from: from which event time each feedback was readable; counts: the task's own counters; schemas: what the
+    rows' schema numbers mean in this chunk, by id and by what their features look like; join: see `labels.delta`.
     """
 
     shape: str
@@ -31,7 +43,14 @@ class ChunkBody(msgspec.Struct, frozen=True, array_like=True):
     covered_from: dict[str, int]
     start_ms: int | None
     counts: dict[str, int]
+    schemas: list[SchemaName]
     join: bytes
+
+
+def schema_name(schema: WriterSchema) -> SchemaName:
+    """What a writer schema is called in the state."""
+    features = json.dumps(schema.features, sort_keys=True, default=str)
+    return SchemaName(schema.id, hashlib.sha256(features.encode()).hexdigest()[:16])
 
 
 def encode_body(body: ChunkBody) -> bytes:
@@ -144,6 +163,26 @@ class ChunkLog:
         return ChangelogPosition(last.sequence, first.sequence, first.offset)
 
 
-def delta_of(body: ChunkBody) -> Delta | None:
-    """The join's part of a chunk; None in a job that only samples. Raises StateError."""
-    return decode_delta(body.join) if body.join else None
+def delta_of(body: ChunkBody, schemas: Sequence[SchemaName], where: TopicPartition) -> Delta | None:
+    """The join's part of a chunk, its rows' schemas numbered as in `schemas`; None in a job that only samples.
+
+    Raises StateError if it is damaged, or has rows of a schema that is gone or has changed.
+    """
+    if not body.join:
+        return None
+    delta = decode_delta(body.join)
+    if body.schemas == list(schemas):
+        return delta
+    number = np.array([_number(name, schemas) for name in body.schemas], np.int16)
+    rows = number[delta.rows.schema]
+    if (rows < 0).any():
+        lost = body.schemas[int(delta.rows.schema[np.argmax(rows < 0)])]
+        raise StateError(
+            f"{where}: rows are open whose schema (id {lost.id}) input.schema_files no longer has as it was",
+            remedy=f"list that schema again until they are settled, or {_RESET}",
+        )
+    return replace(delta, rows=replace(delta.rows, schema=rows))
+
+
+def _number(name: SchemaName, schemas: Sequence[SchemaName]) -> int:
+    return schemas.index(name) if name in schemas else -1

@@ -21,7 +21,15 @@ from streamsample.runtime.co_partitioning import Placement, check_matches, check
 from streamsample.runtime.plan import FeedbackPlan, Plan
 from streamsample.runtime.rows import pack
 from streamsample.runtime.source import Events, Rejected
-from streamsample.runtime.state import ChunkBody, ChunkLog, check_body, decode_body, delta_of, encode_body
+from streamsample.runtime.state import (
+    ChunkBody,
+    ChunkLog,
+    check_body,
+    decode_body,
+    delta_of,
+    encode_body,
+    schema_name,
+)
 from streamsample.runtime.training import ENVELOPE_BYTES_MAX, Encoded, Sampled, TrainingRecords
 from streamsample.sampling.design import unit_hash
 
@@ -73,6 +81,7 @@ class Task:
         self.watermark = Watermark([TopicPartition(topic, partition) for topic in plan.topics], timeouts)
         self._settings = settings
         self._records = TrainingRecords(plan)
+        self._schemas = [schema_name(schema) for schema in plan.input.projector.schemas]
         self._output = Output()
         self._placement = {topic: Placement(topic, partition, settings.partitions) for topic in plan.topics}
         self._changed = False
@@ -286,6 +295,7 @@ class Task:
             covered_from=dict(self.covered_from),
             start_ms=self.start_ms,
             counts=dict(self.counts),
+            schemas=self._schemas,
             join=b"" if delta is None else encode_delta(delta),
         )
         self._changed = False
@@ -301,7 +311,7 @@ class Task:
         for chunk in chunks:
             last = decode_body(chunk, changelog)
             check_body(last, self.plan.job.state_shape, self._settings.partitions, changelog)
-            delta = delta_of(last)
+            delta = delta_of(last, self._schemas, changelog)
             self.log.add(chunk.sequence, chunk.offset, chunk.size_bytes, delta)
             if delta is not None:
                 deltas.append(delta)
