@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -43,13 +43,16 @@ _STATUS_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a job is run. on_start is told where the metrics are; on_progress is called about twice a second."""
+    """How a job is run. on_start is told where the metrics are; on_progress is called about twice a second; `stop`, once
+    set, ends the run as SIGTERM does.
+    """
 
     until_caught_up: bool = False
     workers: int = 1
     on_start: Callable[[str], None] = log.info
     on_warning: Callable[[str], None] = log.warning
     on_progress: Callable[[Progress], None] | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
 
 
 def run_job(job: Job, path: Path, options: Options) -> Progress:
@@ -80,7 +83,7 @@ def run_one(job: Job, options: Options, clock: Clock, *, serve: bool = True) -> 
         name=f"{job.name}-{secrets.token_hex(3)}",
         until_caught_up=_ends(plan, admin, cluster) if options.until_caught_up else None,
     )
-    worker = Worker(plan, cluster, admin, report, clock, settings)
+    worker = Worker(plan, cluster, admin, report, clock, settings, options.stop)
     server = _serve(job, worker, registry, clock) if serve else None
     try:
         if server is not None:
@@ -193,11 +196,10 @@ def _run_many(job: Job, path: Path, options: Options, clock: Clock) -> Progress:
         return None if all(member.ready for member in members) else "not every worker has its tasks restored"
 
     server = StatusServer(job.metrics.host, job.metrics.port, registry, live, ready)
-    stopping = threading.Event()
     try:
         options.on_start(server.url)
-        with _stopping_on_signals(stopping.set):
-            return _attend(members, stopping, options)
+        with _stopping_on_signals(options.stop.set):
+            return _attend(members, options.stop, options)
     finally:
         for member in members:
             member.end()

@@ -57,7 +57,14 @@ class Worker:
     """
 
     def __init__(
-        self, plan: Plan, cluster: Cluster, admin: TopicAdmin, report: Report, clock: Clock, settings: WorkerSettings
+        self,
+        plan: Plan,
+        cluster: Cluster,
+        admin: TopicAdmin,
+        report: Report,
+        clock: Clock,
+        settings: WorkerSettings,
+        stop: threading.Event | None = None,
     ) -> None:
         self._plan = plan
         self._reading = plan.job.kafka.options("consumer")
@@ -78,7 +85,7 @@ class Worker:
         self._bytes_ahead: dict[TopicPartition, int] = {}
         self._watermarks: dict[int, int] = {}
         self._trimmed: dict[int, int] = {}
-        self._stop = threading.Event()
+        self._stop = threading.Event() if stop is None else stop
         self._failures = 0
         now = clock.elapsed_ms()
         self.last_turn_ms = now
