@@ -43,8 +43,8 @@ _STATUS_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a job is run. on_start is told where the metrics are; on_progress is called about twice a second; `stop`, once
-    set, ends the run as SIGTERM does.
+    """How a job is run. on_start is told where the metrics are; on_progress is called about twice a second. `stop`,
+    once set, ends the run as SIGTERM does.
     """
 
     until_caught_up: bool = False
