@@ -68,7 +68,7 @@ class AvroTrainingEncoder:
         if columns.sampling is not None:
             texts += int(np.maximum(columns.sampling.stratum.size, 0).sum(dtype=np.int64))
         references = len(columns.feedback_target) * self._program.reference_size_max
-        return texts + len(columns) * self._program.row_size_max + references
+        return texts + len(columns) * self._program.row_size_max + references + kernels.PADDING
 
 
 class _Program:
@@ -97,7 +97,7 @@ class _Program:
         topics = max((len(_string(topic)) for topic in spec.feedback_topics), default=0)
         self.reference_size_max = names + topics + 3 * kernels.VARINT_MAX
         self.words = np.array(self._words, np.int64)
-        self.pieces = np.frombuffer(b"".join(self._pieces), np.uint8)
+        self.pieces = np.frombuffer(b"".join(self._pieces) + bytes(kernels.PADDING), np.uint8)
         self.bounds: Int64s = np.cumsum([0] + [len(piece) for piece in self._pieces], dtype=np.int64)
 
     def _head(self, frames: list[bytes]) -> None:

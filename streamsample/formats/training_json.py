@@ -13,7 +13,6 @@ from streamsample.formats.training import (
     CLOSED_BY,
     RECORD_ID_SIZE,
     STATES,
-    SamplingColumns,
     SamplingSpec,
     TargetColumn,
     TargetSpec,
@@ -174,22 +173,18 @@ def _sampling(spec: SamplingSpec | None, columns: TrainingColumns) -> list[str]:
     if spec is None or held is None:
         return [',"weights":{"sampling":1.0,"delay":null},"sampling":null'] * len(columns)
     design, seed = _text(spec.design), spec.seed
-    return [
-        f',"weights":{{"sampling":{weight},"delay":null}},"sampling":{{"design":{design},"probability":{probability},'
-        f'"threshold":{threshold},"n":{n},"k":{k},"stratum":{stratum},"seed":{seed}}}'
-        for weight, probability, threshold, n, k, stratum in zip(*_sampling_columns(held), strict=True)
-    ]
 
+    def write(row: tuple[int, int, int, int, int, bytes | None]) -> str:
+        weight, probability, threshold = map(_float, row[:3])
+        n, k = (str(count) if count >= 0 else "null" for count in row[3:5])
+        stratum = "null" if row[5] is None else _text(row[5].decode(errors="replace"))
+        return (
+            f',"weights":{{"sampling":{weight},"delay":null}},"sampling":{{"design":{design},"probability":{probability},'
+            f'"threshold":{threshold},"n":{n},"k":{k},"stratum":{stratum},"seed":{seed}}}'
+        )
 
-def _sampling_columns(held: SamplingColumns) -> tuple[list[str], ...]:
-    return (
-        _floats(held.weight),
-        _floats(held.probability),
-        _floats(held.threshold),
-        _integers(held.n, held.n >= 0),
-        _integers(held.k, held.k >= 0),
-        _strata(held.stratum),
-    )
+    bits = (_bits(column) for column in (held.weight, held.probability, held.threshold))
+    return _mapped(list(zip(*bits, held.n.tolist(), held.k.tolist(), held.stratum.to_list(), strict=True)), write)
 
 
 def _mapped(keys: list[Any], write: Callable[[Any], str]) -> list[str]:
@@ -207,14 +202,16 @@ def _integers(values: Any, valid: Bools) -> list[str]:
 def _floats(values: Any, valid: Bools | None = None) -> list[str]:
     """Each as the shortest decimal that reads back as the same float64; null where not finite or not valid."""
     given: Float64s = values if valid is None else np.where(valid, values, np.nan)
-    bits: Int64s = np.ascontiguousarray(given).view(np.int64)  # so that -0.0 is not 0.0, and NaN equals itself
-    return _mapped(bits.tolist(), _float)
+    return _mapped(_bits(given), _float)
+
+
+def _bits(values: Float64s) -> list[int]:
+    """Each float's bits: among keys -0.0 is then not 0.0, and NaN equals itself."""
+    bits: Int64s = np.ascontiguousarray(values).view(np.int64)
+    listed: list[int] = bits.tolist()
+    return listed
 
 
 def _float(bits: int) -> str:
     value = float(np.int64(bits).view(np.float64))
     return repr(value) if np.isfinite(value) else "null"
-
-
-def _strata(strata: Spans) -> list[str]:
-    return _mapped(strata.to_list(), lambda raw: "null" if raw is None else _text(raw.decode(errors="replace")))

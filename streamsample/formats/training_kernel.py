@@ -9,14 +9,14 @@ Avro's binary encoding: Apache Avro 1.12 specification, "Binary Encoding".
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numba import types
 
-from streamsample.formats.pointers import address
+from streamsample.formats.pointers import address, copy, load_i64, load_u8, store_i64, store_u8
 from streamsample.formats.utf8 import is_utf8
-from streamsample.kernels import I32_OUT, I64, I64_OUT, U8, U8_OUT, copy_bytes, inline, kernel
+from streamsample.kernels import I32_OUT, I64, I64_OUT, U8, U8_OUT, inline, kernel
 
 WIDTH: Final = 3
 """Words per instruction."""
@@ -38,6 +38,8 @@ SETTLED = 10
 # The array of feedback (column of starts, the next one has the ends).
 FEEDBACK = 11
 
+PADDING: Final = 16
+"""Bytes that must follow the last piece and the last record: short pieces are copied with what follows."""
 NOT_UTF8: Final = -1
 REFERENCE: Final = 5
 """Rows of the table of feedback: number of the target's piece, of the topic's piece, partition, offset, index."""
@@ -48,94 +50,86 @@ _MAGNITUDE: Final = 0x7FFFFFFFFFFFFFFF
 
 
 @inline
-def _long(out: Any, at: Any, value: Any) -> Any:
+def _long(at, value):  # type: ignore[no-untyped-def]
     """A zigzag varint."""
     left = np.uint64((value << 1) ^ (value >> 63))
     while left >= np.uint64(0x80):
-        out[at] = np.uint8(left | np.uint64(0x80))
-        at += np.uint64(1)
+        store_u8(at, np.uint8(left | np.uint64(0x80)))
+        at += 1
         left >>= np.uint64(7)
-    out[at] = np.uint8(left)
-    return at + np.uint64(1)
+    store_u8(at, np.uint8(left))
+    return at + 1
 
 
 @inline
-def _branch_long(out: Any, at: Any, value: Any, present: bool) -> Any:
+def _branch_long(at, value, present):  # type: ignore[no-untyped-def]
     """["null", long]"""
-    out[at] = np.uint8(2) if present else np.uint8(0)
-    at += np.uint64(1)
-    return _long(out, at, value) if present else at
+    store_u8(at, np.uint8(2 if present else 0))
+    return _long(at + 1, value) if present else at + 1
 
 
 @inline
-def _branch_double(out: Any, at: Any, bits: Any, present: bool) -> Any:
+def _branch_double(at, bits, present):  # type: ignore[no-untyped-def]
     """["null", double]"""
+    store_u8(at, np.uint8(2 if present else 0))
     if not present:
-        out[at] = np.uint8(0)
-        return at + np.uint64(1)
-    out[at] = np.uint8(2)
-    at += np.uint64(1)
-    left = np.uint64(bits)
-    for _ in range(8):
-        out[at] = np.uint8(left)
-        at += np.uint64(1)
-        left >>= np.uint64(8)
-    return at
+        return at + 1
+    store_i64(at + 1, bits)
+    return at + 9
 
 
 @inline
-def _piece(out: Any, at: Any, pieces: Any, bounds: Any, number: Any) -> Any:
-    place = np.uint64(number)
-    start = bounds[place]
-    size = bounds[place + np.uint64(1)] - start
-    copy_bytes(out, np.int64(at), pieces, start, size)
-    return at + np.uint64(size)
+def _piece(at, pieces, bounds, number):  # type: ignore[no-untyped-def]
+    start = load_i64(bounds + 8 * number)
+    size = load_i64(bounds + 8 * number + 8) - start
+    store_i64(at, load_i64(pieces + start))  # most are short: two words cost less than a call of memcpy
+    store_i64(at + 8, load_i64(pieces + start + 8))
+    if size > PADDING:
+        copy(at, pieces + start, size)
+    return at + size
 
 
 @inline
-def _record_id(out: Any, at: Any, record_ids: Any, row: Any) -> Any:
+def _record_id(at, place):  # type: ignore[no-untyped-def]
     """A string of 32 hex digits."""
-    out[at] = np.uint8(4 * ID_SIZE)
-    at += np.uint64(1)
-    place = np.uint64(row) * np.uint64(ID_SIZE)
-    for _ in range(ID_SIZE):
-        byte = record_ids[place]
-        out[at] = _HEX[np.uint64(byte >> 4)]
-        out[at + np.uint64(1)] = _HEX[np.uint64(byte & 15)]
-        at += np.uint64(2)
-        place += np.uint64(1)
-    return at
+    store_u8(at, np.uint8(4 * ID_SIZE))
+    at += 1
+    for k in range(ID_SIZE):
+        byte = load_u8(place + k)
+        store_u8(at + 2 * k, _HEX[byte >> np.uint8(4)])
+        store_u8(at + 2 * k + 1, _HEX[byte & np.uint8(15)])
+    return at + 2 * ID_SIZE
 
 
 @inline
-def _settled(
-    out: Any, at: Any, pieces: Any, bounds: Any, columns: Any, place: Any, rows: Any, first: Any, targets: Any
-) -> Any:
-    closed = 0
+def _settled(at, pieces, bounds, column, step, first, targets):  # type: ignore[no-untyped-def]
+    """The array of the names of the settled targets. column: the address of the first one's, each `step` further on."""
+    closed = np.int64(0)
     for target in range(targets):
-        closed += columns[np.uint64(place + target * rows)]
+        closed += load_i64(column + target * step)
     if closed > 0:
-        at = _long(out, at, np.int64(closed))
+        at = _long(at, closed)
         for target in range(targets):
-            if columns[np.uint64(place + target * rows)] != 0:
-                at = _piece(out, at, pieces, bounds, first + target)
-    out[at] = np.uint8(0)
-    return at + np.uint64(1)
+            if load_i64(column + target * step) != 0:
+                at = _piece(at, pieces, bounds, first + target)
+    store_u8(at, np.uint8(0))
+    return at + 1
 
 
 @inline
-def _feedback(out: Any, at: Any, pieces: Any, bounds: Any, feedback: Any, begin: Any, end: Any) -> Any:
-    count = len(feedback) // REFERENCE
+def _feedback(at, pieces, bounds, feedback, count, begin, end):  # type: ignore[no-untyped-def]
+    """The array of the feedback at [begin, end) of `count`."""
+    step = 8 * count
     if end > begin:
-        at = _long(out, at, end - begin)
+        at = _long(at, end - begin)
     for reference in range(begin, end):
-        place = np.uint64(reference)
-        at = _piece(out, at, pieces, bounds, feedback[place])
-        at = _piece(out, at, pieces, bounds, feedback[place + np.uint64(count)])
+        place = feedback + 8 * reference
+        at = _piece(at, pieces, bounds, load_i64(place))
+        at = _piece(at, pieces, bounds, load_i64(place + step))
         for word in range(2, REFERENCE):
-            at = _long(out, at, feedback[place + np.uint64(word * count)])
-    out[at] = np.uint8(0)
-    return at + np.uint64(1)
+            at = _long(at, load_i64(place + word * step))
+    store_u8(at, np.uint8(0))
+    return at + 1
 
 
 @kernel(types.int64(U8_OUT, I64_OUT, I32_OUT, I64, I64, types.int64, U8, I64, U8, U8, U8, I64))
@@ -147,47 +141,51 @@ def encode(  # type: ignore[no-untyped-def]
     start int64[m], size int32[m]: receive the spans. program int64[3*i]. columns int64[c*m], column after column.
     targets: how many. pieces: uint8, piece i at [bounds[i], bounds[i+1]). record_ids uint8[16*m].
     features, strata: the buffers that columns point into. feedback int64[5*j], row after row (see REFERENCE).
-    Nothing else is checked: every index must be within its table, and `out` must have room for all.
+    Nothing else is checked: every index must be within its table, and `out` must have room for all and PADDING.
     """
-    rows = np.int64(len(start))
-    at = np.uint64(0)
+    rows, references = len(start), len(feedback) // REFERENCE
+    code, table, step = address(program), address(columns), 8 * rows
+    pieces_at, bounds_at, feedback_at = address(pieces), address(bounds), address(feedback)
+    features_at, strata_at, ids_at, out_at = address(features), address(strata), address(record_ids), address(out)
+    code_end = code + 8 * len(program)
+    at = out_at
     for row in range(rows):
         begin = at
-        for pc in range(0, len(program), WIDTH):
-            word = np.uint64(pc)
-            operation, second = program[word], program[word + np.uint64(2)]
-            operand = program[word + np.uint64(1)]
+        pc = code
+        while pc < code_end:
+            operation, operand, second = load_i64(pc), load_i64(pc + 8), load_i64(pc + 16)
+            pc += 8 * WIDTH
             if operation == PIECE:
-                at = _piece(out, at, pieces, bounds, operand)
+                at = _piece(at, pieces_at, bounds_at, operand)
                 continue
-            if operation == RECORD_ID:
-                at = _record_id(out, at, record_ids, row)
-                continue
-            place = operand * rows + row
-            value = columns[np.uint64(place)]
+            place = table + operand * step + 8 * row
+            value = load_i64(place)
             if operation == LONG:
-                at = _long(out, at, value)
+                at = _long(at, value)
             elif operation == CHOICE:
-                at = _piece(out, at, pieces, bounds, second + value)
+                at = _piece(at, pieces_at, bounds_at, second + value)
             elif operation == COUNT:
-                at = _branch_long(out, at, value, value >= 0)
+                at = _branch_long(at, value, value >= 0)
             elif operation == GIVEN_LONG:
-                at = _branch_long(out, at, value, columns[np.uint64(second * rows + row)] != 0)
+                at = _branch_long(at, value, load_i64(table + second * step + 8 * row) != 0)
             elif operation == WEIGHT:
-                at = _branch_double(out, at, value, (value & _MAGNITUDE) <= _INFINITY)
+                at = _branch_double(at, value, (value & _MAGNITUDE) <= _INFINITY)
             elif operation == GIVEN_DOUBLE:
-                at = _branch_double(out, at, value, columns[np.uint64(second * rows + row)] != 0)
+                at = _branch_double(at, value, load_i64(table + second * step + 8 * row) != 0)
+            elif operation == RECORD_ID:
+                at = _record_id(at, ids_at + ID_SIZE * row)
             elif operation == SETTLED:
-                at = _settled(out, at, pieces, bounds, columns, place, rows, second, targets)
+                at = _settled(at, pieces_at, bounds_at, place, step, second, targets)
             else:
-                after = columns[np.uint64(place + rows)]
+                after = load_i64(place + step)
                 if operation == FEEDBACK:
-                    at = _feedback(out, at, pieces, bounds, feedback, value, after)
+                    at = _feedback(at, pieces_at, bounds_at, feedback_at, references, value, after)
                 elif after > 0:
-                    if operation == STRATUM and not is_utf8(address(strata) + value, address(strata) + value + after):
+                    source = (features_at if operation == FEATURES else strata_at) + value
+                    if operation == STRATUM and not is_utf8(source, source + after):
                         return NOT_UTF8
-                    copy_bytes(out, np.int64(at), features if operation == FEATURES else strata, value, after)
-                    at += np.uint64(after)
-        start[row] = np.int64(begin)
-        size[row] = np.int32(at - begin)
-    return np.int64(at)
+                    copy(at, source, after)
+                    at += after
+        start[row] = begin - out_at
+        size[row] = at - begin
+    return at - out_at
