@@ -48,6 +48,7 @@ _ALL = 2**31
 _IDLE_MS = 100
 _JOIN_MS = 50
 _CLOSE_MS = 5000
+_TAILS = (1_000, 30_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +277,7 @@ class ColumnarConsumer:
             )
         else:
             found = TopicError(
-                f"{source}@{offset}: the log ends at {end}, before the position",
+                f"{source}@{offset}: not a position of the log, which now goes from {start} to {end}",
                 remedy="if the topic was deleted and made anew, reset the job",
             )
         self._broken[source] = found
@@ -348,12 +349,50 @@ class ColumnarConsumer:
         return {each: None if value is None else value.offset for each, value in found.items()}
 
     def max_timestamps(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int] | None]:
-        """(offset, timestamp) of the record with the largest timestamp in each log; None if the log is empty.
+        """(offset, timestamp) of the record with the largest timestamp in each log; None if there is none to be seen.
 
-        None as well while that record belongs to a transaction that is still open.
+        The broker counts the markers of transactions too, which carry the wall clock. Where one of them is its answer,
+        or a record of a transaction that is still open, this is the largest of the last committed records only: never
+        more than the true one.
         """
-        found = self._list_offsets(dict.fromkeys(partitions, int(OffsetSpec.MAX_TIMESTAMP)), committed=True)
-        return {each: None if value is None else (value.offset, value.timestamp) for each, value in found.items()}
+        wanted = list(partitions)
+        found = self._list_offsets(dict.fromkeys(wanted, int(OffsetSpec.MAX_TIMESTAMP)), committed=True)
+        largest: dict[TopicPartition, tuple[int, int] | None] = {}
+        for each in wanted:
+            answer = found[each]
+            with translated("asking for the largest timestamp"):
+                verified = None if answer is None else self._verified(each, answer.offset)
+                largest[each] = verified or self._largest_of_tail(each)
+        return largest
+
+    def _verified(self, partition: TopicPartition, offset: int) -> tuple[int, int] | None:
+        """The offset and its timestamp, if a committed record is there."""
+        batch = self._read_once(partition, offset)
+        if len(batch) and batch.offsets[0] == offset:
+            return offset, int(batch.timestamps[0])
+        return None
+
+    def _largest_of_tail(self, partition: TopicPartition) -> tuple[int, int] | None:
+        begin, end = self.beginning_offsets([partition])[partition], self.end_offsets([partition])[partition]
+        for reach in _TAILS:
+            best: tuple[int, int] | None = None
+            at = max(begin, end - reach)
+            while at < end:
+                batch = self._read_once(partition, at)
+                if batch.next_offset <= at:
+                    break
+                if len(batch):
+                    row = int(batch.timestamps.argmax())
+                    here = int(batch.offsets[row]), int(batch.timestamps[row])
+                    best = here if best is None or here[1] > best[1] else best
+                at = batch.next_offset
+            if best is not None or end - reach <= begin:
+                return best
+        return None
+
+    def _read_once(self, partition: TopicPartition, offset: int) -> RecordBatch:
+        fetched = self._library.fetch_once(KafkaTopicPartition(*partition), offset, self._timeout_ms)
+        return fetched.take(self._limits.decoded)
 
     def close(self) -> None:
         """Leave the group and close the connections."""

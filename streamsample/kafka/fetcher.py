@@ -6,15 +6,17 @@ they are what it expects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+import kafka.errors as kafka_errors
 import numpy as np
 from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaTopicPartition
 from kafka.consumer.fetcher import Fetcher
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.future import Future
+from kafka.protocol.consumer import FetchRequest, IsolationLevel
 from kafka.util import WeakMethod
 
 from streamsample.errors import CorruptRecordError
@@ -22,6 +24,7 @@ from streamsample.kafka.wire_decode import AbortedTransaction, FetchedBatches
 from streamsample.records import RecordBatch, Spans, TopicPartition
 
 _LOG_OVERHEAD = 12
+_ONE_FETCH_BYTES = 1 << 20
 
 
 class Fetched(Protocol):
@@ -113,7 +116,7 @@ class _PartitionRecords(Fetcher.PartitionRecords):
 
     def __init__(self, fetch_offset: int, tp: Any, records: Any, **options: Any) -> None:
         super().__init__(fetch_offset, tp, records, **options)
-        aborted = [AbortedTransaction(each.producer_id, each.first_offset) for each in self.aborted_transactions]
+        aborted = _aborted(self.aborted_transactions)
         self._fetched = FetchedBatches(tp.topic, tp.partition, fetch_offset, records._buffer, aborted)
 
     def take(self, n: int | None = None) -> list[Fetched]:
@@ -193,6 +196,10 @@ class ColumnarFetcher(Fetcher):
                 partition.topic, partition.partition, offset, "no complete batch came: its length must be damaged"
             )
         return super()._parse_fetched_data(completed_fetch)
+
+
+def _aborted(transactions: Iterable[Any]) -> list[AbortedTransaction]:
+    return [AbortedTransaction(each.producer_id, each.first_offset) for each in transactions]
 
 
 def _is_cut_off(data: bytes) -> bool:
@@ -297,3 +304,42 @@ class LibraryConsumer(KafkaConsumer):
         """{partition: OffsetAndTimestamp or None} for {partition: time or OffsetSpec}."""
         fetcher = self._fetcher if committed else self._uncommitted
         return dict(fetcher.offsets_by_times(times, timeout_ms))
+
+    def fetch_once(self, partition: Any, offset: int, timeout_ms: float) -> FetchedBatches:
+        """About a MiB of one partition from `offset` on, beside the assignment and its positions; may be empty."""
+        fetched: FetchedBatches = self._net.run(self._fetch_once, partition, offset, timeout_ms)
+        return fetched
+
+    async def _fetch_once(self, partition: Any, offset: int, timeout_ms: float) -> FetchedBatches:
+        node_id = self._cluster.leader_for_partition(partition)
+        if node_id is None or node_id == -1:
+            raise kafka_errors.LeaderNotAvailableError(f"{partition.topic}/{partition.partition}")
+        topic = FetchRequest.FetchTopic
+        wanted = topic.FetchPartition(
+            partition=partition.partition,
+            current_leader_epoch=-1,
+            fetch_offset=offset,
+            last_fetched_epoch=-1,
+            partition_max_bytes=_ONE_FETCH_BYTES,
+        )
+        request = FetchRequest(
+            max_wait_ms=0,
+            min_bytes=0,
+            max_bytes=_ONE_FETCH_BYTES,
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            session_id=0,
+            session_epoch=-1,
+            topics=[topic(topic=partition.topic, partitions=[wanted])],
+            forgotten_topics_data=[],
+            rack_id="",
+            min_version=4,
+            max_version=12,
+        )
+        response = await self._manager.wait_for(self._manager.send(request, node_id=node_id), timeout_ms)
+        (answer,) = response.responses[0].partitions if response.responses else (response,)
+        if answer.error_code:
+            raise kafka_errors.for_code(answer.error_code)()
+        aborted = [
+            AbortedTransaction(each.producer_id, each.first_offset) for each in answer.aborted_transactions or ()
+        ]
+        return FetchedBatches(partition.topic, partition.partition, offset, answer.records or b"", aborted)

@@ -14,7 +14,7 @@ LEAST, BELOW = (3, 0, 12), (3, 1)
 
 @cache
 def check_consumer_seam() -> None:
-    """Check kafka-python's version, and that what `streamsample.kafka.fetcher` builds upon has the shape it expects.
+    """Check kafka-python's version, and that what `fetcher` and `transport` build upon has the shape they expect.
 
     Raises UnsupportedClientError, which names the version and what differs.
     """
@@ -54,7 +54,11 @@ def _differences() -> list[str]:
     from kafka.coordinator.assignors.abstract import AbstractPartitionAssignor
     from kafka.coordinator.base import BaseCoordinator, Generation
     from kafka.coordinator.consumer import ConsumerCoordinator
+    from kafka.net.compat import KafkaNetClient
+    from kafka.net.manager import KafkaConnectionManager
+    from kafka.net.transport import KafkaTCPTransport
     from kafka.protocol.consumer.metadata import ConsumerProtocolSubscription
+    from kafka.protocol.parser import KafkaProtocol
     from kafka.record.memory_records import MemoryRecords
 
     expected: dict[Any, list[str]] = {
@@ -78,6 +82,11 @@ def _differences() -> list[str]:
         SubscriptionState.is_fetchable: ["self", "partition"],
         SubscriptionState.position: ["self", "partition"],
         TopicPartitionState.seek: ["self", "offset"],
+        KafkaNetClient.__init__: ["self", "net", "manager", "configs"],
+        KafkaConnectionManager._build_transport: ["self", "node", "timeout_at"],
+        KafkaConnectionManager._connect: ["self", "node", "conn"],
+        KafkaTCPTransport._sock_recv: ["self"],
+        KafkaProtocol._process_response: ["self", "read_buffer"],
         AbstractPartitionAssignor.assign: ["self", "cluster", "members"],
         AbstractPartitionAssignor.metadata: ["self", "topics"],
         AbstractPartitionAssignor.on_assignment: ["self", "assignment", "generation"],

@@ -28,7 +28,7 @@ class Record(NamedTuple):
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: Headers = []  # noqa: RUF012
+    headers: Headers = []
 
 
 class Snappy:
@@ -99,7 +99,7 @@ def marker(offset: int, producer_id: int, *, commit: bool) -> bytes:
 
 
 def make_old(magic: int, records: Sequence[Record], codec: int = 0) -> bytes:
-    """A message set of format v0 or v1. Compressed, it holds offsets relative to its own, which is its last record's."""
+    """A message set of format v0 or v1. Compressed, its offsets are relative to its own, the last record's."""
     builder = LegacyRecordBatchBuilder(magic, codec, 1 << 26)
     for record in records:
         shown = record.offset - records[0].offset if codec else record.offset

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+from contextlib import suppress
 from typing import Any
 
 import cramjam
@@ -169,16 +170,14 @@ def outcome(data: bytes, offset: int = 0) -> tuple[list[Record], CorruptRecordEr
     """What comes before the damage, the damage, and the position then; the damage is the same when asked again."""
     source = fetched(data, offset)
     records: list[Record] = []
-    try:
-        while not source.exhausted:
+    found: list[CorruptRecordError] = []
+    while not source.exhausted and len(found) < 3:
+        try:
             records += records_of(source.take(EVERYTHING))
-    except CorruptRecordError as error:
-        for _ in range(2):
-            with pytest.raises(CorruptRecordError) as again:
-                source.take(EVERYTHING)
-            assert str(again.value) == str(error)
-        return records, error, source.next_offset
-    return records, None, source.next_offset
+        except CorruptRecordError as error:
+            found.append(error)
+    assert len({str(error) for error in found}) <= 1
+    return records, found[0] if found else None, source.next_offset
 
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS.keys())
@@ -235,7 +234,7 @@ ONE = make_batch([Record(0, 0, b"k", b"v", [("h", b"x")])])
         (0, 0x7E, "length of a record"),
         (0, 0x16, "headers"),
         (0, 0x80, "length of a record"),
-        (2, 0x80, ""),
+        (2, 0x80, "offset of a record"),
         (3, 0x01, "offset of a record"),
         (3, 0x02, "offset of a record"),
         (4, 0x03, "key or value"),
@@ -303,10 +302,8 @@ def test_random_bytes_never_crash(data: bytes) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=120), st.sampled_from([1, 2, 3, 4]))
 def test_random_compressed_data_are_refused_or_unfold(data: bytes, codec: int) -> None:
-    try:
+    with suppress(DecompressionError):
         assert len(decompress(codec, memoryview(data), 10_000)) <= 10_000
-    except DecompressionError:
-        pass
 
 
 # Decompression
