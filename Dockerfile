@@ -6,7 +6,7 @@ FROM python:${PYTHON_VERSION}-slim AS build
 # same below, or every container compiles again at its start.
 ENV NUMBA_CPU_NAME=generic \
     NUMBA_CPU_FEATURES="" \
-    NUMBA_CACHE_DIR=/opt/streamsample/kernels
+    NUMBA_CACHE_DIR=/var/cache/streamsample
 WORKDIR /build
 RUN python -m venv /opt/streamsample
 COPY requirements-image.lock ./
@@ -20,11 +20,12 @@ RUN /opt/streamsample/bin/python -m streamsample.runtime.warmup
 FROM python:${PYTHON_VERSION}-slim
 ENV NUMBA_CPU_NAME=generic \
     NUMBA_CPU_FEATURES="" \
-    NUMBA_CACHE_DIR=/opt/streamsample/kernels \
+    NUMBA_CACHE_DIR=/var/cache/streamsample \
     PATH=/opt/streamsample/bin:$PATH \
     PYTHONUNBUFFERED=1
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/streamsample streamsample
-COPY --from=build --chown=10001:10001 /opt/streamsample /opt/streamsample
+COPY --from=build /opt/streamsample /opt/streamsample
+COPY --from=build --chown=10001:10001 /var/cache/streamsample /var/cache/streamsample
 COPY configs /jobs
 WORKDIR /var/lib/streamsample
 USER 10001:10001
