@@ -86,7 +86,8 @@ class FetchLimits:
 class ColumnarConsumer:
     """See the module. All partitions are `streamsample.records.TopicPartition`s, all times are in ms.
 
-    connection: kafka-python's options of address and security. group: None for use without a group (`assign`).
+    connection: kafka-python's options of address and security; those of time-outs and fetch sizes in it go before the
+    arguments here. group: None for use without a group (`assign`).
     Raises ConfigurationError for an option that is unknown or not for the caller to set, KafkaSideError when no broker
     answers.
     """
@@ -103,6 +104,8 @@ class ColumnarConsumer:
         request_timeout_ms: int = 30_000,
     ) -> None:
         check_consumer_seam()
+        session_timeout_ms = connection.get("session_timeout_ms", session_timeout_ms)
+        request_timeout_ms = connection.get("request_timeout_ms", request_timeout_ms)
         self._limits = limits or FetchLimits()
         self._group = group
         self._timeout_ms = request_timeout_ms
@@ -111,15 +114,8 @@ class ColumnarConsumer:
         self._waiting: deque[Fetched] = deque()
         self._positions: dict[TopicPartition, int] = {}
         self._broken: dict[TopicPartition, StreamsampleError] = {}
-        own = {
-            "kafka_client": FewCopiesClient,
+        defaults = {
             "client_id": client_id,
-            "group_id": group,
-            "isolation_level": "read_committed",
-            "enable_auto_commit": False,
-            "auto_offset_reset": "none",
-            "allow_auto_create_topics": False,
-            "partition_assignment_strategy": [self._assignor],
             "session_timeout_ms": session_timeout_ms,
             "heartbeat_interval_ms": min(session_timeout_ms // 4, 3000),
             "max_poll_interval_ms": max_poll_interval_ms,
@@ -127,6 +123,15 @@ class ColumnarConsumer:
             "fetch_max_wait_ms": self._limits.wait_ms,
             "fetch_max_bytes": self._limits.request,
             "max_partition_fetch_bytes": self._limits.partition,
+        }
+        own = {
+            "kafka_client": FewCopiesClient,
+            "group_id": group,
+            "isolation_level": "read_committed",
+            "enable_auto_commit": False,
+            "auto_offset_reset": "none",
+            "allow_auto_create_topics": False,
+            "partition_assignment_strategy": [self._assignor],
             "max_poll_records": _ALL,
             "check_crcs": True,
             "metrics_enabled": False,
@@ -135,7 +140,7 @@ class ColumnarConsumer:
         if clash:
             raise ConfigurationError(f"{', '.join(clash)}: set by streamsample", remedy="remove it from `kafka:`")
         with translated("connecting to Kafka"):
-            self._library = LibraryConsumer({**connection, **own})
+            self._library = LibraryConsumer({**defaults, **connection, **own})
 
     # Assignment
 

@@ -131,7 +131,9 @@ class TransactionalProducer:
 
     def _start(self, client: Mapping[str, Any]) -> Any:
         settings = self.settings
-        options = {"reconnect_backoff_max_ms": 1_000, **client}
+        options = {"reconnect_backoff_max_ms": 1_000, "bootstrap_timeout_ms": settings.start_timeout_ms, **client}
+        # A user's request time-out is for reading: here all times must fit into the transaction's.
+        options.pop("request_timeout_ms", None)
         try:
             producer = KafkaProducer(
                 **options,
@@ -143,7 +145,6 @@ class TransactionalProducer:
                 delivery_timeout_ms=settings.delivery_timeout_ms,
                 request_timeout_ms=settings.request_timeout_ms,
                 max_block_ms=settings.start_timeout_ms,
-                bootstrap_timeout_ms=settings.start_timeout_ms,
                 max_request_size=REQUEST_BYTES_MAX,
                 allow_auto_create_topics=False,
                 metrics_enabled=False,

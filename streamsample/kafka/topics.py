@@ -263,9 +263,8 @@ class TopicAdmin:
     def _connected(self) -> Any:
         with self._lock:
             if self._admin is None:
-                self._admin = KafkaAdminClient(
-                    **self._options, request_timeout_ms=self._timeout_ms, bootstrap_timeout_ms=self._timeout_ms
-                )
+                limits = {"request_timeout_ms": self._timeout_ms, "bootstrap_timeout_ms": self._timeout_ms}
+                self._admin = KafkaAdminClient(**{**self._options, **limits})
             return self._admin
 
     def _translated(self, cause: BaseException, what: str, spec: TopicSpec | None) -> KafkaSideError:
