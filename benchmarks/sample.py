@@ -1,0 +1,121 @@
+"""A whole job that samples 1 % by stratum, exactly once, beside a loop over kafka-python that does the same."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks.jobs import Work, run_to_the_end
+from benchmarks.processes import Failed, Stopwatch, call
+from benchmarks.results import Figure, Target
+from benchmarks.settings import Settings, in_turn, round_of
+
+LOOP = "loop over kafka-python and fastavro"
+_TOPIC = "bench.sample"
+_JOB = """\
+job: {name}
+kafka: {{bootstrap_servers: "{servers}"}}
+start: earliest
+input:
+  topic: {topic}
+  format: avro
+  schema_file: impression.avsc
+  id: impression_id
+  time: {{field: served_at, unit: ms}}
+sample: {{design: stratified, by: country, rate: 0.01, rates: {{IS: 0.05}}, seed: 7}}
+output: {{topic: {name}.out}}
+metrics: {{port: 0}}
+state: {{directory: {name}}}
+"""
+
+
+def measure(settings: Settings) -> list[Figure]:
+    """The job reads `records`, the loop a part of them."""
+    settings.say(f"sample: writing {settings.records:,} records")
+    call("data:write_impressions", servers=settings.servers, topic=_TOPIC, records=settings.records, codec="lz4")
+    outputs = ["bench-sample-loop.out", *(f"bench-sample-{number}.out" for number in range(settings.rounds))]
+    call("data:make_outputs", servers=settings.servers, topics=outputs)
+    call("data:write_schemas", folder=str(settings.folder))
+    works = [_run(settings, number) for number in range(settings.rounds)]
+    count = min(settings.records, settings.slow_records)
+    [loop] = in_turn(
+        max(1, settings.rounds // 2),
+        lambda: round_of(*call("sample:loop", servers=settings.servers, topic=_TOPIC, records=count)),
+    )
+    million = settings.records / 1e6
+    rate = statistics.median(settings.records / work.working_seconds for work in works)
+    whole = statistics.median(settings.records / work.whole_seconds for work in works)
+    cpu = statistics.median(work.working_cpu_seconds / million for work in works)
+    whole_cpu = statistics.median(work.whole_cpu_seconds / million for work in works)
+    peak = max(work.peak_bytes for work in works) / 2**20
+    return [
+        Figure("sample 1 %, from ready to end", rate, "records/s", LOOP, loop.rate, Target("value", ">=", 1_500_000)),
+        Figure("sample 1 %, whole process", whole, "records/s", LOOP, loop.rate),
+        Figure("sample 1 %: CPU from ready to end", cpu, "CPU s/M records", LOOP, loop.cpu_per_million),
+        Figure("sample 1 %: CPU, whole process", whole_cpu, "CPU s/M records", LOOP, loop.cpu_per_million),
+        Figure("sample 1 %: peak memory", peak, "MiB", LOOP, loop.peak_mib),
+    ]
+
+
+def _run(settings: Settings, number: int) -> Work:
+    name = f"bench-sample-{number}"
+    job_file = Path(settings.folder, f"{name}.yaml")
+    job_file.write_text(_JOB.format(name=name, servers=settings.servers, topic=_TOPIC))
+    work = run_to_the_end(job_file)
+    settings.say(
+        f"sample: read {work.ended.read:,}, wrote {work.ended.wrote:,} in {work.working_seconds:.2f} s "
+        f"({work.whole_seconds:.2f} s with its start)"
+    )
+    if work.ended.read != settings.records or not 0.008 < work.ended.wrote / work.ended.read < 0.013:
+        raise Failed(f"the job is wrong, however fast: {work.ended}")
+    return work
+
+
+def loop(servers: str, topic: str, records: int) -> dict[str, float]:
+    """The same work, record by record: decode, decide by a hash of the id, write 1 %, commit once a second."""
+    import io
+    import time
+
+    import fastavro
+    import xxhash
+    from kafka import KafkaConsumer, KafkaProducer
+    from kafka.structs import OffsetAndMetadata
+
+    from benchmarks.data import IMPRESSION
+
+    schema = fastavro.parse_schema(IMPRESSION)
+    consumer: Any = KafkaConsumer(
+        topic, bootstrap_servers=servers, group_id="bench-sample-loop", auto_offset_reset="earliest",
+        enable_auto_commit=False, isolation_level="read_committed",
+    )  # fmt: skip
+    producer: Any = KafkaProducer(
+        bootstrap_servers=servers, transactional_id="bench-sample-loop", compression_type="lz4", linger_ms=20
+    )
+    producer.init_transactions()
+    while not consumer.assignment():
+        consumer.poll(timeout_ms=100, max_records=1)
+    consumer.seek_to_beginning()
+    watch, read, rates = Stopwatch(), 0, {"IS": 0.05}
+    producer.begin_transaction()
+    committed = time.monotonic()
+    while read < records:
+        positions = {}
+        for partition, found in consumer.poll(timeout_ms=1000, max_records=2000).items():
+            for record in found:
+                event = fastavro.schemaless_reader(io.BytesIO(record.value), schema)
+                u = (xxhash.xxh64_intdigest(event["impression_id"].encode(), 7) + 0.5) / 2**64
+                if u < rates.get(event["country"], 0.01):
+                    producer.send("bench-sample-loop.out", key=record.key, value=record.value)
+            read += len(found)
+            positions[partition] = OffsetAndMetadata(found[-1].offset + 1, "", -1)
+        producer.send_offsets_to_transaction(positions, consumer.group_metadata())
+        if time.monotonic() - committed > 1 or read >= records:
+            producer.commit_transaction()
+            producer.begin_transaction()
+            committed = time.monotonic()
+    figures = watch.figures(read)
+    producer.abort_transaction()
+    producer.close()
+    consumer.close(autocommit=False)
+    return figures
