@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pytest
+from hypothesis import settings
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from streamsample.kafka.broker import KAFKA_VERSION, LocalBroker
@@ -51,6 +52,10 @@ class _Kind:
             return f"{self.address} ({ADDRESS_VARIABLE})"
         return f"Apache Kafka {KAFKA_VERSION} in a container" if self.docker else f"local Apache Kafka {KAFKA_VERSION}"
 
+
+# The same examples in every run, however slow the machine is.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 KIND = pytest.StashKey[_Kind]()
 
