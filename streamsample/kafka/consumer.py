@@ -366,8 +366,11 @@ class ColumnarConsumer:
         for each in wanted:
             answer = found[each]
             with translated("asking for the largest timestamp"):
-                verified = None if answer is None else self._verified(each, answer.offset)
-                largest[each] = verified or self._largest_of_tail(each)
+                try:
+                    verified = None if answer is None else self._verified(each, answer.offset)
+                    largest[each] = verified or self._largest_of_tail(each)
+                except kafka_errors.OffsetOutOfRangeError:  # retention was faster
+                    largest[each] = None
         return largest
 
     def _verified(self, partition: TopicPartition, offset: int) -> tuple[int, int] | None:

@@ -17,7 +17,7 @@ from kafka.consumer.fetcher import Fetcher
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.future import Future
 from kafka.protocol.consumer import FetchRequest, IsolationLevel
-from kafka.util import WeakMethod
+from kafka.util import Timer, WeakMethod
 
 from streamsample.errors import CorruptRecordError
 from streamsample.kafka.wire_decode import AbortedTransaction, FetchedBatches
@@ -311,6 +311,17 @@ class LibraryConsumer(KafkaConsumer):
         return fetched
 
     async def _fetch_once(self, partition: Any, offset: int, timeout_ms: float) -> FetchedBatches:
+        timer = Timer(timeout_ms)
+        while True:
+            try:
+                return await self._try_fetch_once(partition, offset, timer.timeout_ms)
+            except kafka_errors.RetriableError:
+                timer.maybe_raise()
+                self._cluster.add_topic(partition.topic)
+                await self._manager.wait_for(self._cluster.request_update(), timer.timeout_ms)
+                await self._net.sleep(self.config["retry_backoff_ms"] / 1000)
+
+    async def _try_fetch_once(self, partition: Any, offset: int, timeout_ms: float) -> FetchedBatches:
         node_id = self._cluster.leader_for_partition(partition)
         if node_id is None or node_id == -1:
             raise kafka_errors.LeaderNotAvailableError(f"{partition.topic}/{partition.partition}")

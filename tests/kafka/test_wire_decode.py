@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import struct
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import cramjam
@@ -161,6 +163,26 @@ def test_a_fetch_of_nothing() -> None:
 def test_old_formats_are_told() -> None:
     assert fetched(make_old(1, plain(0, 1)) + make_batch(plain(2))).has_old_format
     assert not fetched(make_batch(plain(2))).has_old_format
+
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+STORED: dict[str, Any] = json.loads((GOLDEN / "golden.json").read_text())
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_what_a_real_broker_stored(name: str) -> None:
+    """Written by the Java producer with each codec, in transactions, and with the broker's own time."""
+    expected = STORED[name]
+    source = fetched((GOLDEN / f"{name}.bin").read_bytes(), expected["fetch_offset"], tuple(expected["aborted"]))
+    records = [
+        [r.offset, r.timestamp, *(None if each is None else each.decode() for each in (r.key, r.value)), r.headers]
+        for r in drain(source)
+    ]
+    for record in expected["records"]:
+        record[4] = [(key, value.encode()) for key, value in record[4]]
+    assert records == expected["records"]
+    assert source.next_offset == expected["next_offset"]
+    assert len(records) > 5
 
 
 # Damage
