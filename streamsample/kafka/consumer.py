@@ -79,7 +79,7 @@ class FetchLimits:
 
     partition: int = 8 << 20
     request: int = 48 << 20
-    decoded: int = 64 << 20
+    decoded: int = 32 << 20
     wait_ms: int = 100
 
 

@@ -18,7 +18,7 @@ from kafka.protocol.consumer import LeaveGroupRequest
 from kafka.structs import OffsetAndMetadata
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
-from streamsample.errors import FencedError
+from streamsample.errors import FencedError, KafkaSideError
 from streamsample.kafka.consumer import ColumnarConsumer, Rebalance
 from streamsample.records import TopicPartition
 from tests.conftest import Broker, MakeTopic
@@ -232,6 +232,23 @@ def test_a_noted_rebalance_ends_the_poll_and_new_partitions_are_paused(
     assert worker.consumer.committed(all_of(topics)) == {}
     until(lambda: (worker.consumer.poll(50), worker.consumer.settled)[1], "settled")
     assert worker.consumer.group_metadata().generation_id >= 0
+
+
+def test_committed_waits_for_an_open_transaction(
+    broker: Broker, topics: list[str], new_worker: Callable[..., Worker]
+) -> None:
+    worker = new_worker("only")
+    run([worker], lambda: len(worker.consumer.assignment()) == 8, "it joins")
+    part = min(all_of(topics))
+    offsets = {KafkaTopicPartition(*part): OffsetAndMetadata(7, "seven", -1)}
+    worker.producer.begin_transaction()
+    worker.producer.send_offsets_to_transaction(offsets, worker.consumer.group_metadata())
+    connection = {"bootstrap_servers": broker.bootstrap_servers}
+    with ColumnarConsumer(connection, group=f"g.{topics[0]}", request_timeout_ms=1000) as other:
+        with pytest.raises(KafkaSideError, match="committed offsets"):
+            other.committed([part])
+        worker.producer.commit_transaction()
+        assert other.committed([part]) == {part: (7, "seven")}
 
 
 def test_who_is_put_out_is_told_and_fenced(topics: list[str], new_worker: Callable[..., Worker]) -> None:
