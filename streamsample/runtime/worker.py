@@ -18,7 +18,7 @@ import numpy as np
 from streamsample.clock import Clock
 from streamsample.errors import FencedError, TransactionFailedError
 from streamsample.kafka.changelog import pack_chunk
-from streamsample.kafka.consumer import ColumnarConsumer, Rebalance
+from streamsample.kafka.consumer import ColumnarConsumer, FetchLimits, Rebalance
 from streamsample.kafka.crash import crash_point
 from streamsample.kafka.producer import ProducerSettings, TransactionalProducer
 from streamsample.kafka.topics import TopicAdmin
@@ -34,10 +34,13 @@ from streamsample.runtime.task import Task, TaskSettings
 
 log = logging.getLogger(__name__)
 
+_FETCH = FetchLimits(decoded=24 << 20)
+"""Little enough that a turn is short against a transaction's time limit, also on a slow machine."""
 _POLL_MS = 50
 _RESTORE_POLL_MS = 20
 _FOLLOW_MS = 3_000
 _TRIM_MS = 30_000
+_ASK_MS = 500
 _FAILURES_MAX = 20
 _BACKOFF_MS_MAX = 5_000
 
@@ -89,11 +92,12 @@ class Worker:
         self._failures = 0
         now = clock.elapsed_ms()
         self.last_turn_ms = now
-        self._committed_ms = self._followed_ms = self._trimmed_ms = now
+        self._committed_ms = self._followed_ms = self._trimmed_ms = self._asked_ms = now
         self._consumer = ColumnarConsumer(
             self._reading,
             group=plan.job.name,
             client_id=settings.name,
+            limits=_FETCH,
             session_timeout_ms=settings.session_timeout_ms,
         )
 
@@ -108,11 +112,19 @@ class Worker:
                 if self._done():
                     break
             if not self._stop.is_set():
-                for _ in self._plan.topics:  # each may have been hidden behind the one before
-                    self._follow_topics()
+                self._settle_the_end()
             self._commit_quietly()
         finally:
             self._close()
+
+    def _settle_the_end(self) -> None:
+        """Let the watermarks come as far as the inputs' ends allow, and act in full."""
+        for _ in self._plan.topics:  # each may have been hidden behind the one before
+            self._follow_topics()
+        while any(task.behind for task in self._tasks.values()):
+            self._advance()
+            if self._is_commit_due():
+                self._commit()
 
     def stop(self) -> None:
         """Ask the loop to end after this turn."""
@@ -125,16 +137,16 @@ class Worker:
 
     def _turn(self) -> None:
         try:
-            batches = self._consumer.poll(_RESTORE_POLL_MS if self._restoring else _POLL_MS)
+            behind = any(task.behind for task in self._tasks.values())
+            batches = self._consumer.poll(0 if behind else _RESTORE_POLL_MS if self._restoring else _POLL_MS)
             self._on_rebalance(self._consumer.take_rebalance())
             for batch in batches:
                 self._process(batch)
             self._restore_on()
             self._advance()
             now = self._clock.elapsed_ms()
-            if now - self._committed_ms >= self._plan.job.commit_interval_ms and self._consumer.settled:
+            if self._is_commit_due() and self._consumer.settled:
                 self._commit()
-                self._committed_ms = now
             if now - self._followed_ms >= _FOLLOW_MS:
                 self._follow_topics()
                 self._followed_ms = now
@@ -142,6 +154,9 @@ class Worker:
             self.last_turn_ms = now
         except TransactionFailedError as error:
             self._roll_back(error)
+
+    def _is_commit_due(self) -> bool:
+        return self._clock.elapsed_ms() - self._committed_ms >= self._plan.job.commit_interval_ms
 
     def _process(self, batch: RecordBatch) -> None:
         task = self._tasks.get(batch.partition)
@@ -171,16 +186,33 @@ class Worker:
         if ends is None or self._restoring or not self._consumer.settled:
             return False
         mine = self._consumer.assignment()
-        return all((self._consumer.position(source) or 0) >= ends.get(source, 0) for source in mine) and (
-            bool(mine) or self._joined_without_tasks()
+        if not mine:
+            return self._others_are_done(ends)
+        return all(
+            (self._consumer.position(source) or 0) >= ends.get(source, 0) and self._end_is_known(source)
+            for source in mine
         )
 
-    def _joined_without_tasks(self) -> bool:
+    def _end_is_known(self, source: TopicPartition) -> bool:
+        """Whether a fetch has confirmed that nothing more is there (it can follow its topic then), or that there is."""
+        end, position = self._consumer.high_watermark(source), self._consumer.position(source)
+        more = end is not None and position is not None and end > position
+        return more or self._consumer.caught_up(source)
+
+    def _others_are_done(self, ends: Mapping[TopicPartition, int]) -> bool:
+        """A worker without tasks may yet be given some (a join can end before the topics are known, and a task moves in
+        two rounds): it ends when the group has committed all ends. What others leave undone comes to it.
+        """
+        now = self._clock.elapsed_ms()
+        if now - self._asked_ms < _ASK_MS:
+            return False
+        self._asked_ms = now
         try:
             self._consumer.group_metadata()
         except FencedError:
             return False
-        return True
+        committed = self._consumer.committed(ends)
+        return all(committed.get(source, (0, ""))[0] >= end for source, end in ends.items())
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -216,6 +248,7 @@ class Worker:
 
     def _commit(self) -> None:
         """Make everything up to here visible at once: records, dead letters, state, positions."""
+        self._committed_ms = self._clock.elapsed_ms()
         changed = [task for task in self._tasks.values() if task.changed]
         if not changed and not self._in_transaction:
             self._stand()
@@ -367,6 +400,9 @@ class Worker:
     def _pause_those_ahead(self) -> None:
         ahead: set[TopicPartition] = set()
         for partition, task in self._tasks.items():
+            if task.behind:  # Nothing new until the watermark has acted in full, or lateness would depend on our speed.
+                ahead |= {TopicPartition(topic, partition) for topic in self._plan.topics}
+                continue
             holder = task.watermark.held_by()
             if holder is None or self._reached_end(holder):
                 continue
