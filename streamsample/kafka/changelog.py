@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import lz4.frame
 
 from streamsample.errors import ChangelogGapError, StateError
+from streamsample.kafka.wire_encode import LZ4_LEVEL
 from streamsample.records import RecordBatch, Spans, TopicPartition
 
 _HEADER = struct.Struct(">4sQII")
@@ -82,7 +83,7 @@ def pack_chunk(sequence: int, body: bytes, message_bytes_max: int) -> Spans:
             f"a commit changed {len(body):,} bytes of state, more than a chunk can hold",
             remedy="commit more often (commit_interval)",
         )
-    packed = lz4.frame.compress(body, block_linked=False)
+    packed = lz4.frame.compress(body, compression_level=LZ4_LEVEL, block_linked=False)
     room = max(message_bytes_max // 2 - _RECORD_OVERHEAD_BYTES, 1024)
     count = max(1, -(-len(packed) // room))
     return Spans.of(

@@ -122,6 +122,7 @@ class TransactionalProducer:
         self._limits = limits
         self._clock = clock
         self._encoder = BatchEncoder(self.settings.codec)
+        self._plain_encoder = BatchEncoder("none")
         self._handed = HandedOver()
         self._turns: dict[str, int] = {}
         self._open = False
@@ -200,11 +201,19 @@ class TransactionalProducer:
             self._open = True
 
     def send(
-        self, topic: str, partition: int, timestamps: Int64s, keys: Spans, values: Spans, headers: Spans | None = None
+        self,
+        topic: str,
+        partition: int,
+        timestamps: Int64s,
+        keys: Spans,
+        values: Spans,
+        headers: Spans | None = None,
+        *,
+        packed: bool = False,
     ) -> None:
         """Write n records, in order, to one partition. timestamps: int64[n], ms; headers: raw v2 headers without count.
 
-        Waits while too much is on its way. Raises RecordTooLargeError, TimestampRefusedError, TopicError before
+        packed: the values are compressed already, so the batches need not be. Waits while too much is on its way. Raises RecordTooLargeError, TimestampRefusedError, TopicError before
         anything is encoded.
         """
         self._require_open()
@@ -215,7 +224,7 @@ class TransactionalProducer:
                 remedy=f"kafka-topics.sh --alter --topic {topic} --partitions {partition + 1}",
             )
         batches = self._plan(topic, columns, None)
-        self._send([(TopicPartition(topic, partition), columns, batches)])
+        self._send([(TopicPartition(topic, partition), columns, batches)], packed=packed)
 
     def send_partitioned(
         self, topic: str, timestamps: Int64s, keys: Spans, values: Spans, headers: Spans | None = None
@@ -226,6 +235,10 @@ class TransactionalProducer:
         count = self.partitions(topic)
         turn = self._turns.get(topic, 0)
         chosen, self._turns[topic] = partitions_of(keys, count, turn)
+        if len(chosen) and bool((chosen == chosen[0]).all()):
+            # The rule where the input is keyed alike and has as many partitions: nothing has to be gathered.
+            self._send([(TopicPartition(topic, int(chosen[0])), columns, self._plan(topic, columns, None))])
+            return
         order = np.argsort(chosen.astype(np.uint16) if count <= 65536 else chosen, kind="stable")
         bounds = np.searchsorted(chosen[order], np.arange(count + 1))
         parts = []
@@ -309,14 +322,15 @@ class TransactionalProducer:
                 remedy=f"raise the topic's max.message.bytes (up to {REQUEST_BYTES_MAX}), or write less",
             ) from error
 
-    def _send(self, parts: list[tuple[TopicPartition, Columns, Plan]]) -> None:
+    def _send(self, parts: list[tuple[TopicPartition, Columns, Plan]], *, packed: bool = False) -> None:
+        encoder = self._plain_encoder if packed else self._encoder
         with self._discarded_on_failure("send"):
             crash_point("before_produce")
             for source, columns, batches in parts:
                 begin = 0
                 for end, size in zip(batches.ends.tolist(), batches.sizes.tolist(), strict=True):
                     self._wait_for_room(size)
-                    encoded = self._encoder.encode(columns, begin, end, size)
+                    encoded = encoder.encode(columns, begin, end, size)
                     seam.hand_over(self._producer, source, encoded, end - begin, self._handed)
                     begin = end
             crash_point("after_produce")

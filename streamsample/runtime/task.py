@@ -13,7 +13,7 @@ import numpy as np
 from streamsample.errors import StateError
 from streamsample.hashing import hash64
 from streamsample.kafka.changelog import StoredChunk
-from streamsample.labels import LATE, LIMIT, LabelJoin, Watermark, encode_delta
+from streamsample.labels import LATE, LIMIT, LabelJoin, Settled, Watermark, encode_delta
 from streamsample.labels.delta import Delta
 from streamsample.labels.watermark import MIN
 from streamsample.records import Int64s, RecordBatch, Spans, TopicPartition
@@ -33,6 +33,8 @@ from streamsample.runtime.state import (
 from streamsample.runtime.training import ENVELOPE_BYTES_MAX, Encoded, Sampled, TrainingRecords
 from streamsample.sampling.design import unit_hash
 
+_STEPS_PER_WINDOW = 64
+_ROWS_AT_ONCE = 50_000
 SEPARATOR = "\x1f"
 """Between the parts of a name in `Task.counts`: a stratum may hold any other character."""
 FIRST_EVENT = 2**62
@@ -85,6 +87,7 @@ class Task:
         self._output = Output()
         self._placement = {topic: Placement(topic, partition, settings.partitions) for topic in plan.topics}
         self._changed = False
+        self.behind = False
 
     # -- events in --------------------------------------------------------------------------------
 
@@ -236,19 +239,36 @@ class Task:
 
     # -- time -------------------------------------------------------------------------------------
 
-    def advance(self, elapsed_ms: int) -> None:
-        """Let the watermark act: settle what is due."""
-        value = self.watermark.advance(elapsed_ms)
-        if self.join is None or value == MIN or value <= self.join.watermark:
-            return
+    def advance(self, elapsed_ms: int) -> bool:
+        """Let the watermark act: settle what is due. Whether all of it is done; if not, call again before `process`.
+
+        What is due is settled in steps of event time, so that after a long stop neither memory nor a transaction has to
+        hold everything at once.
+        """
+        goal = self.watermark.advance(elapsed_ms)
+        if self.join is None or self.plan.join is None or goal == MIN:
+            return True
         covered = np.array([self.covered_from[item.source.topic] for item in self.plan.feedback], np.int64)
-        settled = self.join.on_watermark(value, covered)
-        if len(settled):
-            self._changed = True
-            for spec, labels in zip(self.plan.spec.targets, settled.targets, strict=True):
-                self._output.delays.append((spec.name, labels.delay_ms[labels.explicit]))
-            idle = settled.settled_at >= self.watermark.value_without_idle
-            self._emit(self._records.of_settled(settled, self.partition, idle))
+        stride = max(self.plan.join.reach_ms // _STEPS_PER_WINDOW, 1)
+        written = 0
+        while self.join.watermark < goal:
+            due = self.join.next_deadline()
+            step = goal if due is None else min(goal, max(due, self.join.watermark) + stride)
+            settled = self.join.on_watermark(step, covered)
+            if len(settled):
+                self._on_settled(settled)
+                written += len(settled)
+                if written >= _ROWS_AT_ONCE:
+                    break
+        self.behind = self.join.watermark < goal
+        return not self.behind
+
+    def _on_settled(self, settled: Settled) -> None:
+        self._changed = True
+        for spec, labels in zip(self.plan.spec.targets, settled.targets, strict=True):
+            self._output.delays.append((spec.name, labels.delay_ms[labels.explicit]))
+        idle = settled.settled_at >= self.watermark.value_without_idle
+        self._emit(self._records.of_settled(settled, self.partition, idle))
 
     def check_matches(self) -> None:
         """Raises TopicError when nearly no feedback finds its prediction (A16)."""

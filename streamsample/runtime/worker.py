@@ -109,22 +109,26 @@ class Worker:
         try:
             while not self._stop.is_set():
                 self._turn()
-                if self._done():
-                    break
-            if not self._stop.is_set():
-                self._settle_the_end()
+                if self._done() and self._settle_the_end():
+                    return
             self._commit_quietly()
         finally:
             self._close()
 
-    def _settle_the_end(self) -> None:
-        """Let the watermarks come as far as the inputs' ends allow, and act in full."""
-        for _ in self._plan.topics:  # each may have been hidden behind the one before
-            self._follow_topics()
-        while any(task.behind for task in self._tasks.values()):
-            self._advance()
-            if self._is_commit_due():
-                self._commit()
+    def _settle_the_end(self) -> bool:
+        """Let the watermarks come as far as the inputs' ends allow, and act in full. Whether all of it is committed."""
+        try:
+            for _ in self._plan.topics:  # each may have been hidden behind the one before
+                self._follow_topics()
+            while any(task.behind for task in self._tasks.values()):
+                self._advance()
+                if self._is_commit_due():
+                    self._commit()
+            self._commit()
+        except TransactionFailedError as error:
+            self._roll_back(error)
+            return False
+        return True
 
     def stop(self) -> None:
         """Ask the loop to end after this turn."""
@@ -281,7 +285,8 @@ class Worker:
         parts = pack_chunk(sequence, body, self._cluster.changelog_bytes_max)
         # Wall time: rows live in event time, and no retention may be counted from that.
         stamps = np.full(len(parts), self._clock.now_ms(), np.int64)
-        producer.send(self._plan.job.changelog_topic, task.partition, stamps, Spans.nulls(len(parts)), parts)
+        keys = Spans.nulls(len(parts))
+        producer.send(self._plan.job.changelog_topic, task.partition, stamps, keys, parts, packed=True)
         crash_point("after_changelog")
         return sequence, int(parts.size.sum()), delta
 
