@@ -42,12 +42,13 @@ Int8s = NDArray[np.int8]
 
 @dataclass(frozen=True, slots=True)
 class RowColumns:
-    """n predictions, ascending by (offset, index). payload is null where the row was settled already."""
+    """n predictions, ascending by (offset, index). hash is the upper half of the id's hash. payload is null where
+    the row was settled already."""
 
     offset: Int64s
     index: Int16s
     ts: Int64s
-    hash: Uint64s
+    hash: NDArray[np.uint32]
     schema: Int16s
     stratum: Int32s
     split: Int8s
@@ -82,7 +83,7 @@ class WaitingColumns:
     offset: Int64s
     index: Int16s
     feedback_id: Uint64s
-    hash: Uint64s
+    hash: NDArray[np.uint32]
     mask: NDArray[np.uint32]
     ids: Spans
     bits: Int64s

@@ -383,7 +383,7 @@ class LabelJoin:
     def _restore_rows(self, rows: Any) -> None:
         slots, buckets = self._rows.place(rows.ts, None)
         batch = PredictionBatch(
-            rows.offset, rows.index, rows.ts, rows.hash, rows.ids.buffer, rows.ids.start, rows.ids.size,
+            rows.offset, rows.index, rows.ts, rows.hash.astype(np.uint64) << np.uint64(32), rows.ids.buffer, rows.ids.start, rows.ids.size,
             rows.schema, rows.stratum, rows.split, slots,
         )  # fmt: skip
         handles = self._insert(batch, len(buckets), self._times._replace(overlap=-1, open_rows_max=2**62))

@@ -11,12 +11,12 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from streamsample.kernels import I64, inline, kernel
+from streamsample.kernels import I64, borrow, inline, kernel
 from streamsample.labels import ledger as books
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.settings import JoinSettings
 from streamsample.labels.tables import (
-    CHOSEN,
+    CHOSEN_OUT,
     ENTRIES,
     ENTRIES_FREE,
     ENTRIES_USED,
@@ -27,6 +27,7 @@ from streamsample.labels.tables import (
     MATCH_TABLE,
     NONE,
     ROW_TABLE,
+    USED_OUT,
     MatchTable,
     grown,
 )
@@ -70,7 +71,8 @@ def apply_feedback(  # type: ignore[no-untyped-def]
     picks, handles,
 ):  # fmt: skip
     """Let the feedback at `picks` have its effect on the rows that it belongs to, for each target of its mask."""
-    rows, entries, log, counts, width = table.rows, match.entries, match.log, match.counts, match.width
+    rows, entries, log, counts = borrow(table.rows), borrow(match.entries), borrow(match.log), borrow(match.counts)
+    free, windows, width = borrow(match.free), match.windows, match.width
     for i in range(len(picks)):
         at, row = picks[i], handles[i]
         ts, identity = event_time[at], feedback_id[at]
@@ -81,11 +83,11 @@ def apply_feedback(  # type: ignore[no-untyped-def]
             what = _LATE
             if rows[row].ts >= settled_before:
                 head, length = rows[row].head, ts - rows[row].ts
-                what = outcome(entries, head, match.windows[rule], match.per_row_max, rule, length, identity)
+                what = outcome(entries, head, windows[rule], match.per_row_max, rule, length, identity)
             match.ledger[rule, what] += 1
             if what != _MATCHED:
                 continue
-            entry, new = new_entry(match.free, counts), counts[LOG]
+            entry, new = new_entry(free, counts), counts[LOG]
             counts[LOG] += 1
             entries[entry].ts = log[new].ts = ts
             entries[entry].offset = log[new].offset = offset[at]
@@ -100,33 +102,58 @@ def apply_feedback(  # type: ignore[no-untyped-def]
             log[new].row_ts = rows[row].ts
 
 
-@kernel(types.void(ROW_TABLE, MATCH_TABLE, I64, CHOSEN))
-def choose_and_free(table, match, handles, chosen):  # type: ignore[no-untyped-def]
-    """take: first. Per row and target the matched feedback smallest by (event time, offset, index); frees the chains.
+@inline
+def first_of(entries, head, rule):  # type: ignore[no-untyped-def]
+    """take: first. The rule's matched feedback smallest by (event time, offset, index), or -1.
 
     A target has one rule and so one source; with several, their order would come between time and offset (A2).
     """
-    rows, entries, free, counts, targets = table.rows, match.entries, match.free, match.counts, len(match.windows)
-    for i in range(len(handles)):
-        entry = rows[handles[i]].head
+    best, entry = NONE, head
+    while entry >= 0:
+        if entries[entry].rule == rule:
+            if best < 0 or entries[entry].ts < entries[best].ts:
+                best = entry
+            elif entries[entry].ts == entries[best].ts and (
+                entries[entry].offset < entries[best].offset
+                or (entries[entry].offset == entries[best].offset and entries[entry].index < entries[best].index)
+            ):
+                best = entry
+        entry = entries[entry].next
+    return best
+
+
+@kernel(types.int64(ROW_TABLE, MATCH_TABLE, I64, CHOSEN_OUT, USED_OUT))
+def choose_and_free(table, match, handles, chosen, used):  # type: ignore[no-untyped-def]
+    """Choose each row's feedback for each target, then free its chain; returns how many were chosen."""
+    rows, entries, free, counts = borrow(table.rows), borrow(match.entries), match.free, match.counts
+    count, total = len(handles), 0
+    used.first[0] = 0
+    for i in range(count):
+        row = handles[i]
+        for target in range(len(match.windows)):
+            at = target * count + i
+            best = first_of(entries, rows[row].head, target) if rows[row].head >= 0 else NONE
+            chosen.has[at] = best >= 0
+            chosen.event_time[at] = chosen.delay[at] = chosen.bits[at] = 0
+            chosen.place[at] = NONE
+            if best >= 0:
+                chosen.event_time[at] = used.ts[total] = entries[best].ts
+                chosen.delay[at] = entries[best].ts - rows[row].ts
+                chosen.bits[at] = entries[best].bits
+                chosen.place[at] = total
+                used.target[total] = target
+                used.offset[total] = entries[best].offset
+                used.within[total] = entries[best].index
+                total += 1
+        used.first[i + 1] = total
+        entry = rows[row].head
         while entry >= 0:
-            at = i * targets + entries[entry].rule
-            ts, offset, index = entries[entry].ts, entries[entry].offset, np.int64(entries[entry].index)
-            earlier = ts < chosen.ts[at] or (
-                ts == chosen.ts[at]
-                and (offset < chosen.offset[at] or (offset == chosen.offset[at] and index < chosen.within[at]))
-            )
-            if not chosen.has[at] or earlier:
-                chosen.has[at] = True
-                chosen.ts[at] = ts
-                chosen.offset[at] = offset
-                chosen.within[at] = index
-                chosen.bits[at] = entries[entry].bits
             free[counts[ENTRIES_FREE]] = entry
             counts[ENTRIES_FREE] += 1
             counts[ENTRIES] -= 1
             entry = entries[entry].next
-        rows[handles[i]].head = NONE
+        rows[row].head = NONE
+    return total
 
 
 class Matches:

@@ -13,9 +13,18 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from streamsample.kernels import I32, I32_OUT, I64, I64_OUT, U8, U64, copy_bytes, inline, kernel
+from streamsample.kernels import I32, I32_OUT, I64, I64_OUT, U8, U64, borrow, copy_bytes, inline, kernel
 from streamsample.labels import ledger as books
-from streamsample.labels.index import clear_slot, empty_slots, find_slot, home_of, with_room
+from streamsample.labels.index import (
+    clear_slot,
+    empty_slots,
+    find_slot,
+    handle_in,
+    home_of,
+    likely_handle,
+    slot_value,
+    with_room,
+)
 from streamsample.labels.runs import SortedRuns
 from streamsample.labels.segments import Segment, chunk_numbers
 from streamsample.labels.settings import ID_BYTES_MAX
@@ -33,8 +42,10 @@ from streamsample.labels.tables import (
     PAGES_USED,
     PREDICTION_BATCH,
     ROW,
+    ROW_OUT,
     ROW_TABLE,
     TIMES,
+    RowOut,
     RowTable,
     grown,
 )
@@ -45,19 +56,27 @@ LATE_ROW: Final = -2
 REFUSED_ROW: Final = -3
 _AHEAD = 128
 _MAX = 2**62
+_HALF = np.uint64(32)
+_ONE = np.uint64(1)
+_OUT_TYPES: Final = (*[np.int64] * 4, *[np.int32] * 3, np.int16, np.int16, np.int8)
 _LATE, _ORPHAN, _PRE_CAUSAL = books.LATE, books.ORPHAN, books.PRE_CAUSAL
 
 
 @inline
-def look_ahead(slots, rows, hashes, first, last, near):  # type: ignore[no-untyped-def]
-    """Touch the home slots of a run of hashes, then the rows found there, so that cache misses overlap."""
+def look_ahead(slots, rows, arena, hashes, first, last, near):  # type: ignore[no-untyped-def]
+    """Touch what a run of look-ups will need, one kind of memory after the other, so that cache misses overlap."""
     count = len(slots)
     for i in range(first, last):
-        near[i - first] = slots[home_of(hashes[i], count)]
+        near[i - first] = np.int32(slots[home_of(hashes[i] >> _HALF, count)] & _ONE)
+    for i in range(first, last):
+        near[i - first] = np.int32(likely_handle(slots, hashes[i] >> _HALF))
     total = np.int64(0)
     for i in range(last - first):
         if near[i] >= 0:
-            total += rows[near[i]].ts
+            total += rows[near[i]].id_place
+    for i in range(last - first):
+        if near[i] >= 0:
+            total += arena[rows[near[i]].id_place]
     near[0] = np.int32(total)
 
 
@@ -88,17 +107,19 @@ def insert_rows(  # type: ignore[no-untyped-def]
 ):
     """Open a row for each prediction that is neither refused nor held already; `handles`: the row, or why not."""
     near = np.empty(_AHEAD, np.int32)
-    rows, slots, counts, buckets = table.rows, table.slots, table.counts, table.buckets
+    rows, slots, arena, counts = borrow(table.rows), borrow(table.slots), borrow(table.ids), borrow(table.counts)
+    buckets, block_next, page_next = borrow(table.buckets), borrow(table.block_next), borrow(table.page_next)
+    blocks_free, pages_free, hashes, ids = borrow(table.blocks_free), borrow(table.pages_free), borrow(hashes), borrow(ids)
     for i in range(len(event_time)):
         if i % _AHEAD == 0:
-            look_ahead(slots, rows, hashes, i, min(i + _AHEAD, len(event_time)), near)
+            look_ahead(slots, rows, arena, hashes, i, min(i + _AHEAD, len(event_time)), near)
         home = bucket[i]
         if home < 0:
             handles[i] = home
             continue
-        ts, hash_, start, size = event_time[i], hashes[i], id_start[i], np.int64(id_size[i])
-        slot = find_slot(slots, rows, table.ids, hash_, ids, start, size)
-        older = slots[slot] if slot >= 0 else np.int32(NONE)
+        ts, high, start, size = event_time[i], hashes[i] >> _HALF, id_start[i], np.int64(id_size[i])
+        slot = find_slot(slots, rows, arena, high, ids, start, size)
+        older = np.int32(handle_in(slots[slot])) if slot >= 0 else np.int32(NONE)
         if overlaps(rows, older, ts, times.dead_before, times.overlap):
             handles[i] = DUPLICATE_ROW
             continue
@@ -112,12 +133,12 @@ def insert_rows(  # type: ignore[no-untyped-def]
         counts[OPEN_ROWS] += np.int64(ts >= times.settled_before)
         block = np.int64(buckets[home].block)
         if block < 0 or buckets[home].fill == BLOCK:
-            fresh = take_number(table.blocks_free, counts, BLOCKS_FREE, BLOCKS_USED)
-            table.block_next[fresh] = NONE
+            fresh = take_number(blocks_free, counts, BLOCKS_FREE, BLOCKS_USED)
+            block_next[fresh] = NONE
             if block < 0:
                 buckets[home].first_block = np.int32(fresh)
             else:
-                table.block_next[block] = np.int32(fresh)
+                block_next[block] = np.int32(fresh)
             block = fresh
             buckets[home].block = np.int32(fresh)
             buckets[home].fill = 0
@@ -127,14 +148,14 @@ def insert_rows(  # type: ignore[no-untyped-def]
         buckets[home].max_ts = max(buckets[home].max_ts, ts)
         buckets[home].min_fresh = min(buckets[home].min_fresh, ts)
         if buckets[home].page < 0 or buckets[home].page_at + size > PAGE:
-            page = take_number(table.pages_free, counts, PAGES_FREE, PAGES_USED)
-            table.page_next[page] = buckets[home].page
+            page = take_number(pages_free, counts, PAGES_FREE, PAGES_USED)
+            page_next[page] = buckets[home].page
             buckets[home].page = np.int32(page)
             buckets[home].page_at = 0
         place = np.int64(buckets[home].page) * PAGE + buckets[home].page_at
         buckets[home].page_at += np.int32(size)
-        copy_bytes(table.ids, place, ids, start, size)
-        rows[row].hash = hash_
+        copy_bytes(arena, place, ids, start, size)
+        rows[row].hash = np.uint32(high)
         rows[row].ts = ts
         rows[row].offset = offset[i]
         rows[row].index = within[i]
@@ -146,24 +167,27 @@ def insert_rows(  # type: ignore[no-untyped-def]
         rows[row].payload_size = NONE
         rows[row].id_size = np.uint16(size)
         rows[row].id_place = place
-        slots[slot] = handles[i] = np.int32(row)
+        rows[row].revision = 0
+        slots[slot] = slot_value(high, row)
+        handles[i] = np.int32(row)
 
 
 @kernel(types.void(ROW_TABLE, types.int64, I64))
 def remove_rows(table, bucket, handles):  # type: ignore[no-untyped-def]
     """Forget all rows of a bucket, and free its blocks and pages."""
-    rows, slots, counts = table.rows, table.slots, table.counts
+    rows, slots, counts = borrow(table.rows), borrow(table.slots), borrow(table.counts)
     near = np.empty(_AHEAD, np.int32)
     for i in range(len(handles)):
         if i % _AHEAD == 0:
             for j in range(i, min(i + _AHEAD, len(handles))):
-                near[j - i] = slots[home_of(rows[handles[j]].hash, len(slots))]
+                near[j - i] = np.int32(slots[home_of(np.uint64(rows[handles[j]].hash), len(slots))] & _ONE)
         target = np.int32(handles[i])
-        slot = home_of(rows[target].hash, len(slots))
+        high = np.uint64(rows[target].hash)
+        slot = home_of(high, len(slots))
         before, row = np.int32(NONE), np.int32(NONE)
         while row != target:
-            before, row = np.int32(NONE), slots[slot]
-            if rows[row].hash == rows[target].hash:
+            before, row = np.int32(NONE), np.int32(handle_in(slots[slot]))
+            if slots[slot] >> _HALF == high:
                 while row >= 0 and row != target:
                     before, row = row, rows[row].next
             if row != target:
@@ -173,9 +197,9 @@ def remove_rows(table, bucket, handles):  # type: ignore[no-untyped-def]
         if before >= 0:
             rows[before].next = rows[target].next
         elif rows[target].next >= 0:
-            slots[slot] = rows[target].next
+            slots[slot] = slot_value(high, rows[target].next)
         else:
-            clear_slot(slots, rows, slot)
+            clear_slot(slots, slot)
             counts[INDEXED] -= 1
         counts[HELD] -= 1
     block = table.buckets[bucket].first_block
@@ -196,13 +220,14 @@ def find_rows(table, times, hashes, ids, start, size, ts, found):  # type: ignor
     overlap, so there is at most one. Without one: -LATE, -PRE_CAUSAL or -ORPHAN, what it is if no other row comes.
     """
     near = np.empty(_AHEAD, np.int32)
-    rows, slots = table.rows, table.slots
+    rows, slots, arena = borrow(table.rows), borrow(table.slots), borrow(table.ids)
+    hashes, ids = borrow(hashes), borrow(ids)
     for i in range(len(ts)):
         if i % _AHEAD == 0:
-            look_ahead(slots, rows, hashes, i, min(i + _AHEAD, len(ts)), near)
+            look_ahead(slots, rows, arena, hashes, i, min(i + _AHEAD, len(ts)), near)
         what = np.int64(-_ORPHAN)
-        slot = find_slot(slots, rows, table.ids, hashes[i], ids, start[i], np.int64(size[i]))
-        row = slots[slot] if slot >= 0 else np.int32(NONE)
+        slot = find_slot(slots, rows, arena, hashes[i] >> _HALF, ids, start[i], np.int64(size[i]))
+        row = np.int32(handle_in(slots[slot])) if slot >= 0 else np.int32(NONE)
         while row >= 0:
             length = ts[i] - rows[row].ts
             if rows[row].ts >= times.dead_before:
@@ -215,6 +240,24 @@ def find_rows(table, times, hashes, ids, start, size, ts, found):  # type: ignor
                     what = np.int64(-_PRE_CAUSAL)
             row = rows[row].next
         found[i] = what
+
+
+@kernel(types.void(ROW_TABLE, I64, ROW_OUT))
+def copy_rows(table, handles, out):  # type: ignore[no-untyped-def]
+    """Copy these rows' fields into columns."""
+    rows = borrow(table.rows)
+    for i in range(len(handles)):
+        row = handles[i]
+        out.ts[i] = rows[row].ts
+        out.offset[i] = rows[row].offset
+        out.payload[i] = rows[row].payload
+        out.id_place[i] = rows[row].id_place
+        out.payload_size[i] = rows[row].payload_size
+        out.id_size[i] = np.int32(rows[row].id_size)
+        out.stratum[i] = rows[row].stratum
+        out.schema[i] = rows[row].schema
+        out.within[i] = rows[row].index
+        out.split[i] = rows[row].split
 
 
 class Bucket:
@@ -310,7 +353,7 @@ class Rows:
             ids = grown(table.ids, used * PAGE, len(link) * PAGE)
             free = grown(table.pages_free, int(counts[PAGES_FREE]), len(link))
             table = table._replace(ids=ids, page_next=link, pages_free=free)
-        self.table = table._replace(slots=with_room(table.slots, table.rows, int(counts[INDEXED]), rows))
+        self.table = table._replace(slots=with_room(table.slots, int(counts[INDEXED]), rows))
 
     def store_payload(
         self, buckets: list[Bucket], slots: Int32s, picks: Int64s, handles: Int32s, payload: Spans
@@ -357,6 +400,12 @@ class Rows:
             parts.append(np.arange(block * BLOCK, block * BLOCK + min(BLOCK, total - at), dtype=np.int64))
             block = int(self.table.block_next[block])
         return np.concatenate(parts)[first % BLOCK :]
+
+    def columns(self, handles: Int64s) -> RowOut:
+        """These rows' fields as columns."""
+        out = RowOut(*(np.empty(len(handles), dtype) for dtype in _OUT_TYPES))
+        copy_rows(self.table, handles, out)
+        return out
 
     def take_closing(self, settled_before: int, before: int) -> list[tuple[Bucket, Int64s]]:
         """The rows with `settled_before <= ts < before`, by bucket, ordered by (ts, order of addition)."""

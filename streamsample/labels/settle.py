@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from streamsample.labels import ledger as books
@@ -13,7 +11,7 @@ from streamsample.labels.results import FeedbackUsed, Settled, TargetColumns
 from streamsample.labels.rows import Bucket, Rows
 from streamsample.labels.segments import gather
 from streamsample.labels.settings import JoinSettings
-from streamsample.labels.tables import OPEN_ROWS, Chosen
+from streamsample.labels.tables import OPEN_ROWS, ChosenOut, RowOut, UsedOut
 from streamsample.records import Bools, Bytes, Int32s, Int64s, Spans
 
 
@@ -28,43 +26,48 @@ def build_settled(
     """Label the rows that close, book them, free their matched feedback."""
     handles = np.concatenate([np.empty(0, np.int64), *(handles for _, handles in closing)])
     count, targets = len(handles), len(settings.targets)
-    held = rows.table.rows[handles]
-    ts = np.ascontiguousarray(held["ts"])
-    chosen = Chosen(
-        has=np.zeros(count * targets, np.bool_),
-        **{name: np.zeros(count * targets, np.int64) for name in Chosen._fields[1:]},
+    held = rows.columns(handles)
+    chosen = ChosenOut(np.empty(count * targets, np.bool_), *(np.empty(count * targets, np.int64) for _ in range(4)))
+    kept = min(count * targets, matches.held)
+    used = UsedOut(
+        np.empty(count + 1, np.int64),
+        np.empty(kept, np.int8),
+        np.empty(kept, np.int64),
+        np.empty(kept, np.int64),
+        np.empty(kept, np.int16),
     )
-    choose_and_free(rows.table, matches.table, handles, chosen)
+    total = choose_and_free(rows.table, matches.table, handles, chosen, used)
     rows.table.counts[OPEN_ROWS] -= count
-    columns = [_label(settings, ledger, number, ts, chosen, covered_from) for number in range(targets)]
-    keep = np.logical_or.reduce([column.settled for column in columns])
-    payload_size = np.where(keep, held["payload_size"], -1).astype(np.int32)
-    payload = gather_payload(closing, held["payload"], payload_size)
+    columns = [_label(settings, ledger, number, held.ts, chosen, covered_from) for number in range(targets)]
+    keep: Bools = np.logical_or.reduce([column.settled for column in columns])
+    first, payload_place, payload_size = used.first, held.payload, held.payload_size
     if not keep.all():
         columns = [_kept(column, keep) for column in columns]
-        held, ts, payload = held[keep], ts[keep], payload.take(keep)
-        chosen = Chosen(**{n: f.reshape(count, targets)[keep].reshape(-1) for n, f in chosen._asdict().items()})
-    used, columns = _used(settings, columns, chosen)
+        held = RowOut(**{name: column[keep] for name, column in held._asdict().items()})
+        first = np.append(first[:-1][keep], total)
+        payload_size = np.where(keep, payload_size, -1).astype(np.int32)
+    payload = gather_payload(closing, payload_place, payload_size)
+    target = used.target[:total]
+    sources = np.array([rule.feedback for rule in settings.targets], np.int8)
     return Settled(
-        ts=ts,
-        offset=np.ascontiguousarray(held["offset"]),
-        index=np.ascontiguousarray(held["index"]),
-        ids=gather_ids(rows, held),
-        payload=payload,
-        schema=np.ascontiguousarray(held["schema"]),
-        stratum=np.ascontiguousarray(held["stratum"]),
-        split=np.ascontiguousarray(held["split"]),
-        settled_at=ts + settings.reach_ms,
+        ts=held.ts,
+        offset=held.offset,
+        index=held.within,
+        ids=gather_ids(rows, held.id_place, held.id_size),
+        payload=payload if len(held.ts) == count else payload.take(keep),
+        schema=held.schema,
+        stratum=held.stratum,
+        split=held.split,
+        settled_at=held.ts + settings.reach_ms,
         targets=tuple(columns),
-        used=used,
+        used=FeedbackUsed(first, target, sources[target], used.ts[:total], used.offset[:total], used.within[:total]),
     )
 
 
-def gather_ids(rows: Rows, held: Any) -> Spans:
-    """The ids of ROW records, in their order, in a buffer of their own."""
-    size = held["id_size"].astype(np.int32)
+def gather_ids(rows: Rows, place: Int64s, size: Int32s) -> Spans:
+    """Ids, in their order, in a buffer of their own."""
     start, out = room_for(size)
-    gather(rows.table.ids, np.ascontiguousarray(held["id_place"]), size, -1, start, out)
+    gather(rows.table.ids, place, size, -1, start, out)
     return Spans(out, start, size)
 
 
@@ -96,54 +99,26 @@ def room_for(size: Int32s) -> tuple[Int64s, Bytes]:
 
 
 def _label(
-    settings: JoinSettings, ledger: Ledger, number: int, ts: Int64s, chosen: Chosen, covered_from: Int64s | None
+    settings: JoinSettings, ledger: Ledger, number: int, ts: Int64s, chosen: ChosenOut, covered_from: Int64s | None
 ) -> TargetColumns:
-    """One target's labels of all closing rows; `feedback` is set later."""
-    target, targets = settings.targets[number], len(settings.targets)
-    explicit: Bools = chosen.has[number::targets].copy()
-    covered = np.ones(len(ts), np.bool_)
-    if covered_from is not None:
-        covered = explicit | (ts - settings.skew_ms >= covered_from[target.feedback])
-    silent = ~explicit & covered
-    settled = explicit.copy() if target.if_silent == "drop" else covered
-    valid = settled.copy() if target.if_silent == "value" else explicit.copy()
-    event_time = chosen.ts[number::targets].copy()
-    bits = chosen.bits[number::targets].copy()
-    if target.if_silent == "value":
-        bits[silent] = target.silent_bits
-    closed, given, quiet = len(ts), int(explicit.sum()), int(silent.sum())
+    """One target's labels of all closing rows."""
+    target, count = settings.targets[number], len(ts)
+    mine = slice(number * count, (number + 1) * count)
+    explicit, bits = chosen.has[mine], chosen.bits[mine]
+    since = -(2**62) if covered_from is None else int(covered_from[target.feedback]) + settings.skew_ms
+    covered: Bools = np.ones(count, np.bool_) if not count or ts.min() >= since else explicit | (ts >= since)
+    given, labelled = int(np.count_nonzero(explicit)), int(np.count_nonzero(covered))
+    settled = explicit if target.if_silent == "drop" else covered
+    valid = covered if target.if_silent == "value" else explicit
+    if target.if_silent == "value" and target.silent_bits:
+        bits[covered & ~explicit] = target.silent_bits
     book = ledger.rows[number]
-    book[books.OPEN] -= closed
+    book[books.OPEN] -= count
     book[books.EXPLICIT] += given
-    book[books.ROW_SILENT if target.if_silent == "drop" else books.IMPLICIT] += quiet
-    book[books.ROW_UNCOVERED] += closed - given - quiet
-    delay = np.where(explicit, event_time - ts, 0)
-    return TargetColumns(bits, valid, settled, explicit, event_time, delay, np.full(closed, -1, np.int64))
+    book[books.ROW_SILENT if target.if_silent == "drop" else books.IMPLICIT] += labelled - given
+    book[books.ROW_UNCOVERED] += count - labelled
+    return TargetColumns(bits, valid, settled, explicit, chosen.event_time[mine], chosen.delay[mine], chosen.place[mine])
 
 
 def _kept(column: TargetColumns, keep: Bools) -> TargetColumns:
     return TargetColumns(*(getattr(column, name)[keep] for name in TargetColumns.__slots__))
-
-
-def _used(
-    settings: JoinSettings, columns: list[TargetColumns], chosen: Chosen
-) -> tuple[FeedbackUsed, list[TargetColumns]]:
-    """The feedback behind each record as a CSR, and each target's place in it."""
-    targets = len(columns)
-    places = np.flatnonzero(chosen.has)
-    number = np.where(chosen.has, np.cumsum(chosen.has) - 1, -1).astype(np.int64)
-    first = np.zeros(len(columns[0].bits) + 1, np.int64)
-    np.cumsum(chosen.has.reshape(-1, targets).sum(axis=1), out=first[1:])
-    target = (places % targets).astype(np.int8)
-    sources = np.array([rule.feedback for rule in settings.targets], np.int8)
-    used = FeedbackUsed(
-        first,
-        target,
-        sources[target],
-        chosen.ts[places],
-        chosen.offset[places],
-        chosen.within[places].astype(np.int16),
-    )
-    for k, column in enumerate(columns):
-        column.feedback[:] = number[k::targets]
-    return used, columns

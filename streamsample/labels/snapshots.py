@@ -67,7 +67,7 @@ def take(
             batch.offset,
             batch.within,
             batch.feedback_id,
-            batch.hash,
+            (batch.hash >> np.uint64(32)).astype(np.uint32),
             batch.mask,
             packed(Spans(batch.ids, batch.id_start, batch.id_size)),
             batch.bits,
@@ -104,14 +104,21 @@ def _row_groups(
 
 def _row_columns(rows: Rows, groups: list[tuple[Bucket, Int64s]], times: Times) -> RowColumns:
     handles = np.concatenate([np.empty(0, np.int64), *(handles for _, handles in groups)])
-    held = rows.table.rows[handles]
-    order = np.argsort(place_of(held["offset"], held["index"]), kind="stable")
-    size = np.where(held["ts"] >= times.settled_before, held["payload_size"], -1).astype(np.int32)
-    payload = gather_payload(groups, held["payload"], size, order)
-    held = held[order]
-    names = ("offset", "index", "ts", "hash", "schema", "stratum", "split")
-    columns = {name: np.ascontiguousarray(held[name]) for name in names}
-    return RowColumns(**columns, ids=gather_ids(rows, held), payload=payload)
+    held = rows.columns(handles)
+    order = np.argsort(place_of(held.offset, held.within), kind="stable")
+    size = np.where(held.ts >= times.settled_before, held.payload_size, -1).astype(np.int32)
+    payload = gather_payload(groups, held.payload, size, order)
+    return RowColumns(
+        offset=held.offset[order],
+        index=held.within[order],
+        ts=held.ts[order],
+        hash=rows.table.rows["hash"][handles[order]],
+        schema=held.schema[order],
+        stratum=held.stratum[order],
+        split=held.split[order],
+        ids=gather_ids(rows, held.id_place[order], held.id_size[order]),
+        payload=payload,
+    )
 
 
 def _match_columns(log: NDArray[Any]) -> MatchColumns:
@@ -245,6 +252,6 @@ def _renumbered(delta: Delta, settings: JoinSettings, width: int) -> FeedbackBat
                 mask[mine] |= ((waiting.mask[mine] >> np.uint32(k)) & np.uint32(1)) << np.uint32(to)
                 bits[mine, to] = old_bits[mine, k]
     return FeedbackBatch(
-        source, waiting.offset, waiting.index, waiting.ts, waiting.feedback_id, waiting.hash,
+        source, waiting.offset, waiting.index, waiting.ts, waiting.feedback_id, waiting.hash.astype(np.uint64) << np.uint64(32),
         waiting.ids.buffer, waiting.ids.start, waiting.ids.size, mask, bits.reshape(-1),
     )  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 from numba import from_dtype, types
 from numpy.typing import NDArray
 
-from streamsample.kernels import B1_OUT, I8, I8_OUT, I16, I32, I32_OUT, I64, I64_OUT, U8, U8_OUT, U64
+from streamsample.kernels import B1_OUT, I8, I8_OUT, I16, I16_OUT, I32, I32_OUT, I64, I64_OUT, U8, U8_OUT, U64, U64_OUT
 from streamsample.records import Bools, Bytes, Int32s, Int64s
 
 NONE: Final = -1
@@ -24,11 +24,11 @@ PAGE: Final = 16384
 
 ROW: Final = np.dtype(
     [
-        ("hash", "<u8"),
         ("ts", "<i8"),
         ("offset", "<i8"),
         ("payload", "<i8"),  # chunk number << 32 | place in the chunk
         ("id_place", "<i8"),
+        ("hash", "<u4"),  # the upper half of the id's hash
         ("payload_size", "<i4"),
         ("stratum", "<i4"),
         ("head", "<i4"),  # newest matched feedback
@@ -38,6 +38,7 @@ ROW: Final = np.dtype(
         ("index", "<i2"),
         ("split", "i1"),
         ("spare", "i1"),
+        ("revision", "<i4"),  # 0 until corrections come
     ],
     align=True,
 )
@@ -70,7 +71,6 @@ LOGGED: Final = np.dtype(
 )
 WAIT: Final = np.dtype(
     [
-        ("hash", "<u8"),
         ("ts", "<i8"),
         ("offset", "<i8"),
         ("feedback_id", "<u8"),
@@ -82,7 +82,7 @@ WAIT: Final = np.dtype(
         ("id_size", "<u2"),
         ("index", "<i2"),
         ("source", "<i4"),
-        ("spare", "<i4"),
+        ("hash", "<u4"),
     ],
     align=True,
 )
@@ -100,7 +100,7 @@ BUCKET: Final = np.dtype(
     ],
     align=True,
 )
-assert [kind.itemsize for kind in (ROW, ENTRY, LOGGED, WAIT, BUCKET)] == [64, 40, 56, 72, 48]
+assert [kind.itemsize for kind in (ROW, ENTRY, LOGGED, WAIT, BUCKET)] == [64, 40, 56, 64, 48]
 
 # Elements of RowTable.counts.
 INDEXED: Final = 0
@@ -130,7 +130,7 @@ class RowTable(NamedTuple):
     """Held predictions. `*_free` are stacks of freed numbers; numbers from `*_USED` on were never given out."""
 
     rows: NDArray[Any]
-    slots: Int32s
+    slots: NDArray[np.uint64]
     ids: Bytes
     buckets: NDArray[Any]
     block_next: Int32s
@@ -161,7 +161,7 @@ class WaitTable(NamedTuple):
     """Feedback whose prediction has not come. bits: int64[items * width]."""
 
     items: NDArray[Any]
-    slots: Int32s
+    slots: NDArray[np.uint64]
     ids: Bytes
     bits: Int64s
     free: Int32s
@@ -216,14 +216,39 @@ class FeedbackBatch(NamedTuple):
     bits: Int64s
 
 
-class Chosen(NamedTuple):
-    """The feedback chosen for n rows and r rules, each int64[n * r] but has: bool[n * r]."""
+class RowOut(NamedTuple):
+    """Columns of n rows, copied out."""
 
-    has: Bools
     ts: Int64s
     offset: Int64s
-    within: Int64s
+    payload: Int64s
+    id_place: Int64s
+    payload_size: Int32s
+    id_size: Int32s
+    stratum: Int32s
+    schema: NDArray[np.int16]
+    within: NDArray[np.int16]
+    split: NDArray[np.int8]
+
+
+class ChosenOut(NamedTuple):
+    """The feedback chosen for n rows and t targets, target by target: [t * n] each; `place` is where it is in a UsedOut."""
+
+    has: Bools
+    event_time: Int64s
+    delay: Int64s
     bits: Int64s
+    place: Int64s
+
+
+class UsedOut(NamedTuple):
+    """The chosen feedback row by row; `first`: int64[n + 1]."""
+
+    first: Int64s
+    target: NDArray[np.int8]
+    ts: Int64s
+    offset: Int64s
+    within: NDArray[np.int16]
 
 
 def _records(dtype: np.dtype[Any]) -> Any:
@@ -237,7 +262,7 @@ def _tuple(kind: Any, *members: Any) -> Any:
 _U32 = types.Array(types.uint32, 1, "C", readonly=True)
 _INT = types.int64
 ROW_TABLE: Final = _tuple(
-    RowTable, _records(ROW), I32_OUT, U8_OUT, _records(BUCKET), I32_OUT, I32_OUT, I32_OUT, I32_OUT, I64_OUT
+    RowTable, _records(ROW), U64_OUT, U8_OUT, _records(BUCKET), I32_OUT, I32_OUT, I32_OUT, I32_OUT, I64_OUT
 )
 MATCH_TABLE: Final = _tuple(
     MatchTable,
@@ -251,13 +276,17 @@ MATCH_TABLE: Final = _tuple(
     _INT,
     types.Array(types.int64, 2, "C"),
 )
-WAIT_TABLE: Final = _tuple(WaitTable, _records(WAIT), I32_OUT, U8_OUT, I64_OUT, I32_OUT, I64_OUT)
+WAIT_TABLE: Final = _tuple(WaitTable, _records(WAIT), U64_OUT, U8_OUT, I64_OUT, I32_OUT, I64_OUT)
 TIMES: Final = types.NamedUniTuple(_INT, len(Times._fields), Times)
 PREDICTION_BATCH: Final = (I64, I16, I64, U64, U8, I64, I32, I16, I32, I8, I32)
 """The columns of a PredictionBatch as a kernel's arguments: spread out, so that read-only arrays are accepted."""
 FEEDBACK_BATCH: Final = (I32, I64, I16, I64, U64, U64, U8, I64, I32, _U32, I64)
 """The columns of a FeedbackBatch as a kernel's arguments."""
-CHOSEN: Final = _tuple(Chosen, B1_OUT, I64_OUT, I64_OUT, I64_OUT, I64_OUT)
+ROW_OUT: Final = _tuple(
+    RowOut, I64_OUT, I64_OUT, I64_OUT, I64_OUT, I32_OUT, I32_OUT, I32_OUT, I16_OUT, I16_OUT, I8_OUT
+)
+CHOSEN_OUT: Final = _tuple(ChosenOut, B1_OUT, I64_OUT, I64_OUT, I64_OUT, I64_OUT)
+USED_OUT: Final = _tuple(UsedOut, I64_OUT, I8_OUT, I64_OUT, I64_OUT, I16_OUT)
 
 
 def grown(array: NDArray[Any], used: int, wanted: int) -> NDArray[Any]:

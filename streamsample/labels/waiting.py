@@ -7,7 +7,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from streamsample.kernels import I32, I64, I64_OUT, copy_bytes, inline, kernel
-from streamsample.labels.index import clear_slot, empty_slots, find_slot, slot_of_handle, with_room
+from streamsample.labels.index import clear_slot, empty_slots, find_slot, handle_in, slot_of_handle, slot_value, with_room
 from streamsample.labels.runs import SortedRuns
 from streamsample.labels.segments import gather
 from streamsample.labels.tables import (
@@ -42,11 +42,12 @@ def unlink(items, slots, free, counts, item):  # type: ignore[no-untyped-def]
     if newer >= 0:
         items[newer].next = older
     else:
-        slot = slot_of_handle(slots, items, item)
+        high = np.uint64(items[item].hash)
+        slot = slot_of_handle(slots, high, item)
         if older >= 0:
-            slots[slot] = older
+            slots[slot] = slot_value(high, older)
         else:
-            clear_slot(slots, items, slot)
+            clear_slot(slots, slot)
             counts[WAIT_INDEXED] -= 1
     items[item].sequence = NONE
     free[counts[ITEMS_FREE]] = item
@@ -67,10 +68,10 @@ def take_fitting(table, wait, skew, window, handles, found_rows, found):  # type
         if row < 0:
             continue
         size = np.int64(rows[row].id_size)
-        slot = find_slot(slots, items, wait.ids, rows[row].hash, table.ids, rows[row].id_place, size)
+        slot = find_slot(slots, items, wait.ids, np.uint64(rows[row].hash), table.ids, rows[row].id_place, size)
         if slot < 0:
             continue
-        item = slots[slot]
+        item = np.int32(handle_in(slots[slot]))
         while items[item].next >= 0:
             item = items[item].next
         while item >= 0:
@@ -99,17 +100,19 @@ def add_waiting(  # type: ignore[no-untyped-def]
             item = counts[ITEMS_USED]
             counts[ITEMS_USED] += 1
         size = np.int64(id_size[at])
-        slot = find_slot(wait.slots, items, wait.ids, hashes[at], ids, id_start[at], size)
+        high = hashes[at] >> np.uint64(32)
+        slot = find_slot(wait.slots, items, wait.ids, high, ids, id_start[at], size)
         items[item].previous = NONE
         if slot >= 0:
-            items[item].next = wait.slots[slot]
-            items[wait.slots[slot]].previous = np.int32(item)
+            older = handle_in(wait.slots[slot])
+            items[item].next = np.int32(older)
+            items[older].previous = np.int32(item)
         else:
             items[item].next = NONE
             slot = -1 - slot
             counts[WAIT_INDEXED] += 1
-        wait.slots[slot] = np.int32(item)
-        items[item].hash = hashes[at]
+        wait.slots[slot] = slot_value(high, item)
+        items[item].hash = np.uint32(high)
         items[item].ts = event_time[at]
         items[item].offset = offset[at]
         items[item].feedback_id = feedback_id[at]
@@ -191,10 +194,11 @@ class Waiting:
         """These waiting feedback as a batch; their ids are spans over the table's own bytes."""
         items = self.table.items[handles]
         bits = self.table.bits.reshape(-1, self._width)[handles].reshape(-1)
-        names = ("source", "offset", "ts", "feedback_id", "hash")
+        names = ("source", "offset", "ts", "feedback_id")
         columns = {name: np.ascontiguousarray(items[name]) for name in names}
         return FeedbackBatch(
             **columns,
+            hash=items["hash"].astype(np.uint64) << np.uint64(32),
             within=np.ascontiguousarray(items["index"]),
             ids=self.table.ids,
             id_start=np.ascontiguousarray(items["id_place"]),
@@ -251,7 +255,7 @@ class Waiting:
             table = table._replace(items=items, free=free, bits=bits)
         if int(counts[IDS_USED]) + id_bytes > len(table.ids):
             table = self._with_packed_ids(table, id_bytes)
-        self.table = table._replace(slots=with_room(table.slots, table.items, int(counts[WAIT_INDEXED]), more))
+        self.table = table._replace(slots=with_room(table.slots, int(counts[WAIT_INDEXED]), more))
 
     def _with_packed_ids(self, table: WaitTable, more: int) -> WaitTable:
         """Copy the ids still in use to a new arena: at least half of it is free afterwards, so each byte is moved O(1) times."""

@@ -147,10 +147,6 @@ class Watermark:
         """How far the event time of one source partition has come; None before its first event."""
         return self._sources[source].level
 
-    def level_of(self, source: TopicPartition) -> int | None:
-        """How far one source partition has come: the largest event time read from it, or followed."""
-        return self._sources[source].level
-
     def held_by(self) -> TopicPartition | None:
         """The source partition that holds the watermark back: one not read yet, else the slowest (the first by name)."""
         slowest: TopicPartition | None = None
