@@ -6,101 +6,119 @@ topics, targets, designs and declared strata, never ids.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+OverWorkers: TypeAlias = Literal["livesum", "livemin", "livemax"]
+"""How a gauge of several workers becomes one."""
 _DELAYS = (1, 5, 15, 60, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 3 * 86400, 7 * 86400, 30 * 86400)
 _COMMITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
-    """The metrics of one process, registered in `registry`. `multiprocess` gauges add up over the workers of a
-    service.
+    """The metrics of one process, registered in `registry`.
+
+    Where a service has several workers, their counters and histograms add up; gauges too, unless they say otherwise.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self._records()
+        self._labels()
+        self._standing()
+        self._commits()
 
-        def counter(name: str, words: str, *labels: str) -> Counter:
-            return Counter(f"streamsample_{name}", words, labels, registry=registry)
+    def _counter(self, name: str, words: str, *labels: str) -> Counter:
+        return Counter(f"streamsample_{name}", words, labels, registry=self.registry)
 
-        def gauge(name: str, words: str, *labels: str, over_workers: str = "livesum") -> Gauge:
-            mode = over_workers
-            return Gauge(f"streamsample_{name}", words, labels, registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+    def _gauge(self, name: str, words: str, *labels: str, over_workers: OverWorkers = "livesum") -> Gauge:
+        return Gauge(f"streamsample_{name}", words, labels, registry=self.registry, multiprocess_mode=over_workers)
 
-        self.records_in = counter("records_in_total", "Records read, by topic.", "topic")
-        self.bytes_in = counter("bytes_in_total", "Bytes of keys and values read, by topic.", "topic")
-        self.records_out = counter("records_out_total", "Records committed, by topic.", "topic")
-        self.bytes_out = counter("bytes_out_total", "Bytes of keys and values committed, by topic.", "topic")
-        self.sampled = counter(
+    def _histogram(self, name: str, words: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(f"streamsample_{name}", words, labels, buckets=buckets, registry=self.registry)
+
+    def _records(self) -> None:
+        """What comes in and goes out."""
+        self.records_in = self._counter("records_in_total", "Records read, by topic.", "topic")
+        self.bytes_in = self._counter("bytes_in_total", "Bytes of keys and values read, by topic.", "topic")
+        self.records_out = self._counter("records_out_total", "Records committed, by topic.", "topic")
+        self.bytes_out = self._counter("bytes_out_total", "Bytes of keys and values committed, by topic.", "topic")
+        self.sampled = self._counter(
             "sampled_total",
             "Sampling decisions, by design, stratum (declared ones by name, all others as `other`) and outcome "
             "(kept, dropped).",
             *("design", "stratum", "outcome"),
         )
-        self.labels = counter(
+
+    def _labels(self) -> None:
+        """What became of predictions and their feedback."""
+        self.labels = self._counter(
             "labels_total", "Labels written, by target, kind of feedback and source.", "target", "kind", "source"
         )
-        self.rows = counter(
+        self.rows = self._counter(
             "rows_dropped_total", "Predictions that got no label of a target, by target and reason.", "target", "reason"
         )
-        self.feedback = counter(
+        self.feedback = self._counter(
             "feedback_total",
             "Feedback by target, feedback and what became of it (matched, duplicate, orphan, late, pre_causal, "
             "not_sampled, dropped).",
             *("target", "feedback", "outcome"),
         )
-        self.duplicates = counter("duplicate_predictions_total", "Predictions whose id was already open.", "topic")
-        self.late = counter("late_predictions_total", "Predictions that came after their own deadline.", "topic")
-        self.tombstones = counter("tombstones_total", "Records without a value, by topic.", "topic")
-        self.dead = counter(
+        self.duplicates = self._counter(
+            "duplicate_predictions_total", "Predictions whose id was already open.", "topic"
+        )
+        self.late = self._counter("late_predictions_total", "Predictions that came after their own deadline.", "topic")
+        self.tombstones = self._counter("tombstones_total", "Records without a value, by topic.", "topic")
+        self.dead = self._counter(
             "dead_letters_total",
             "Records that could not be used, by topic, stage and class.",
             "topic",
             "stage",
             "class",
         )
-        self.idle = counter(
+        self.idle = self._counter(
             "idle_advances_total", "Times that a silent topic's watermark went on by its idle_timeout.", "topic"
         )
-        self.label_delay = Histogram(
-            "streamsample_label_delay_seconds",
-            "Feedback loop length of explicit labels, in event time.",
-            ["target"],
-            buckets=_DELAYS,
-            registry=registry,
+        self.label_delay = self._histogram(
+            "label_delay_seconds", "Feedback loop length of explicit labels, in event time.", _DELAYS, "target"
         )
-        self.open_rows = gauge("open_rows", "Predictions whose windows are open.")
-        self.held_rows = gauge(
+
+    def _standing(self) -> None:
+        """How things stand: state, time, lag."""
+        self.open_rows = self._gauge("open_rows", "Predictions whose windows are open.")
+        self.held_rows = self._gauge(
             "held_rows", "Predictions in memory, those within late_horizon after their close included."
         )
-        self.waiting = gauge("waiting_feedback", "Feedback that waits for its prediction.")
-        self.state_bytes = gauge("state_bytes", "Memory of the open rows, their payload and their feedback.")
-        self.changelog_bytes = gauge("changelog_bytes", "Bytes of the changelog that a restore would read.")
-        self.watermark = gauge(
+        self.waiting = self._gauge("waiting_feedback", "Feedback that waits for its prediction.")
+        self.state_bytes = self._gauge("state_bytes", "Memory of the open rows, their payload and their feedback.")
+        self.changelog_bytes = self._gauge("changelog_bytes", "Bytes of the changelog that a restore would read.")
+        self.watermark = self._gauge(
             "watermark_timestamp_seconds", "The smallest watermark of this service's tasks.", over_workers="livemin"
         )
-        self.held_by = gauge("watermark_held_by", "Tasks whose watermark is held back by this topic.", "topic")
-        self.lag_records = gauge(
+        self.held_by = self._gauge("watermark_held_by", "Tasks whose watermark is held back by this topic.", "topic")
+        self.lag_records = self._gauge(
             "consumer_lag_records", "Records between the position and the end of a topic.", "topic"
         )
-        self.lag_seconds = gauge(
+        self.lag_seconds = self._gauge(
             "consumer_lag_seconds",
             "Wall time less the watermark of a topic's slowest partition.",
             "topic",
             over_workers="livemax",
         )
-        self.tasks = gauge("tasks", "Partition numbers assigned to this service.")
-        self.commit_seconds = Histogram(
-            "streamsample_commit_duration_seconds",
-            "How long a commit took, from flush to the end of the transaction.",
-            buckets=_COMMITS,
-            registry=registry,
+        self.tasks = self._gauge("tasks", "Partition numbers assigned to this service.")
+
+    def _commits(self) -> None:
+        """Commits, restores, and which build this is."""
+        self.commit_seconds = self._histogram(
+            "commit_duration_seconds", "How long a commit took, from flush to the end of the transaction.", _COMMITS
         )
-        self.commits = counter("commits_total", "Transactions, by outcome (committed, failed).", "outcome")
-        self.restore_seconds = gauge(
+        self.commits = self._counter("commits_total", "Transactions, by outcome (committed, failed).", "outcome")
+        self.restore_seconds = self._gauge(
             "restore_duration_seconds", "How long the last restore of a task took.", over_workers="livemax"
         )
-        self.build_info = gauge(
+        self.build_info = self._gauge(
             "build_info",
             "Always 1; the labels tell the versions.",
             "version",
