@@ -313,12 +313,8 @@ def _walk(  # type: ignore[no-untyped-def]
     integers, reals, valid, cuts, large
 ):  # fmt: skip
     """Run the program at `pc` over one value, whose cuts are at `cuts`: (0 or a problem, how much of `out` is used)."""
-    first = pos
-    value = np.int64(0)
-    start = pos
-    length = np.int64(0)
-    top = stack
-    budget = np.int64(EMPTY_ITEMS_MAX)
+    first, top, budget = pos, stack, np.int64(EMPTY_ITEMS_MAX)
+    value, start, length = np.int64(0), pos, np.int64(0)
     while True:
         op = load_i32(pc)
         a = np.int64(load_i32(pc + 4))
@@ -330,20 +326,8 @@ def _walk(  # type: ignore[no-untyped-def]
                 return -pos, used
         elif op <= TEXT_CONSTANT_COPY:
             cell = a * rows + row
-            used = _store_text(
-                op,
-                b,
-                buffer,
-                value,
-                start,
-                length,
-                constants,
-                ends,
-                text_start + 8 * cell,
-                text_size + 4 * cell,
-                out,
-                used,
-            )
+            places = (text_start + 8 * cell, text_size + 4 * cell)
+            used = _store_text(op, b, buffer, value, start, length, constants, ends, places[0], places[1], out, used)
         elif op <= PUT_DECIMAL:
             cell = a * rows + row
             scale = np.int64(load_i32(pc - 4))
