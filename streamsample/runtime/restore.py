@@ -1,4 +1,8 @@
-"""How a task begins: from its changelog if the group has committed for it, else from where the job starts."""
+"""How a task begins: from its changelog if the group has committed for it, else from where the job starts.
+
+A task whose group has no position though its changelog holds committed state has lost the position (a deleted group,
+or offsets.retention.minutes of a job that stood still): to begin again would write its records a second time.
+"""
 
 from __future__ import annotations
 
@@ -78,6 +82,81 @@ class Restoration:
     def close(self) -> None:
         """End the reader's connection."""
         self.reader.close()
+
+
+@dataclass(slots=True)
+class FirstStart:
+    """A task without committed positions, whose changelog must hold no committed chunk. Goes on like a Restoration.
+
+    What it may hold are chunks of transactions that were aborted, by workers that died before their first commit.
+    """
+
+    task: Task
+    changelog: TopicPartition
+    end: int
+    reader: ColumnarConsumer
+    consumer: ColumnarConsumer
+    started_ms: int
+    _heard_ms: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._heard_ms = self.started_ms
+
+    def step(self, clock: Clock, timeout_ms: float) -> bool:
+        """Read on; whether the task has its first positions. Raises StateError if there is committed state."""
+        batches = self.reader.poll(timeout_ms)
+        if any(len(batch) for batch in batches):
+            raise StateError(
+                f"{self.changelog}: the changelog holds the state of an earlier run, but group "
+                f"{self.task.plan.job.name} has no position: it was deleted, or has expired "
+                "(offsets.retention.minutes)",
+                remedy="to begin again with `streamsample reset JOB` writes records of predictions that are read "
+                "again a second time; so write them to a new topic, or give the job another name",
+            )
+        if batches:
+            self._heard_ms = clock.elapsed_ms()
+        if (self.reader.position(self.changelog) or 0) >= self.end:
+            start_fresh(self.task, self.consumer, clock.now_ms())
+            return True
+        if clock.elapsed_ms() - self._heard_ms > _NO_PROGRESS_MS:
+            raise StateError(
+                f"{self.changelog}: whether it holds committed state cannot be seen: nothing came for "
+                f"{_NO_PROGRESS_MS // 1000} s",
+                remedy="look for a transaction that is open on the changelog (kafka-transactions.sh list)",
+            )
+        return False
+
+    def close(self) -> None:
+        """End the reader's connection."""
+        self.reader.close()
+
+
+def begin(
+    task: Task,
+    connection: Mapping[str, Any],
+    client_id: str,
+    consumer: ColumnarConsumer,
+    committed: Mapping[TopicPartition, tuple[int, str]],
+    clock: Clock,
+) -> Restoration | FirstStart | None:
+    """Begin a task: from its changelog if the group has `committed` something for its partitions, else for the first
+    time. None if it can run at once. consumer: the worker's, which is asked where logs begin and end.
+
+    Raises StateError if only some of the task's partitions have a position.
+    """
+    restoration = begin_restoration(task, connection, client_id, committed, clock)
+    if restoration is not None:
+        return restoration
+    changelog = TopicPartition(task.plan.job.changelog_topic, task.partition)
+    first, end = consumer.beginning_offsets([changelog])[changelog], consumer.end_offsets([changelog])[changelog]
+    if first == end:
+        start_fresh(task, consumer, clock.now_ms())
+        return None
+    reader = ColumnarConsumer(connection, group=None, client_id=f"{client_id}-restore", limits=_LIMITS)
+    reader.assign([changelog])
+    reader.seek(changelog, first)
+    reader.resume([changelog])
+    return FirstStart(task, changelog, end, reader, consumer, clock.elapsed_ms())
 
 
 def begin_restoration(

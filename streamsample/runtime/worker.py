@@ -29,7 +29,7 @@ from streamsample.runtime.follow import TopicClock
 from streamsample.runtime.plan import Plan
 from streamsample.runtime.preflight import Cluster
 from streamsample.runtime.report import Report, Uncommitted
-from streamsample.runtime.restore import Restoration, begin_restoration, start_fresh
+from streamsample.runtime.restore import FirstStart, Restoration, begin
 from streamsample.runtime.task import Task, TaskSettings
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Worker:
         self._clock = clock
         self._settings = settings
         self._tasks: dict[int, Task] = {}
-        self._restoring: dict[int, Restoration] = {}
+        self._restoring: dict[int, Restoration | FirstStart] = {}
         self._uncommitted = Uncommitted()
         self._dead_limit = DeadLetterLimit(plan.job.dead_letters.max_ratio, plan.job.dead_letters.min_count)
         # A random part per process: with a shared id, a zombie would break its rightful owner's transaction.
@@ -353,9 +353,8 @@ class Worker:
         for partition in sorted(partitions):
             settings = TaskSettings(self._cluster.partitions, self._cluster.output_bytes_max)
             task = Task(self._plan, partition, settings)
-            restoration = begin_restoration(task, self._reading, self._settings.name, committed, self._clock)
+            restoration = begin(task, self._reading, self._settings.name, self._consumer, committed, self._clock)
             if restoration is None:
-                start_fresh(task, self._consumer, self._clock.now_ms())
                 self._start(task)
             else:
                 self._restoring[partition] = restoration
@@ -365,9 +364,10 @@ class Worker:
             if restoration.step(self._clock, _RESTORE_POLL_MS):
                 del self._restoring[partition]
                 restoration.close()
-                seconds = (self._clock.elapsed_ms() - restoration.started_ms) / 1000
-                self._report.restored(seconds)
-                log.info("task %d restored in %.1f s", partition, seconds)
+                if isinstance(restoration, Restoration):
+                    seconds = (self._clock.elapsed_ms() - restoration.started_ms) / 1000
+                    self._report.restored(seconds)
+                    log.info("task %d restored in %.1f s", partition, seconds)
                 self._start(restoration.task)
 
     def _start(self, task: Task) -> None:
