@@ -1,0 +1,292 @@
+"""A job on a real broker: topics of its own, timelines published to them, runs in this process, and reading back."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaConsumer, KafkaProducer
+from kafka import TopicPartition as KafkaTopicPartition
+from kafka.admin import KafkaAdminClient, NewTopic
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from streamsample.clock import SystemClock
+from streamsample.config import Job
+from streamsample.kafka.partitioner import partitions_of
+from streamsample.kafka.topics import TopicAdmin
+from streamsample.records import Spans, TopicPartition
+from streamsample.runtime.metrics import Metrics
+from streamsample.runtime.plan import plan_of
+from streamsample.runtime.preflight import prepare
+from streamsample.runtime.report import Progress, Report
+from streamsample.runtime.service import Options, run_one
+from streamsample.runtime.worker import Worker, WorkerSettings
+from tests.acceptance.timelines import Dead, Event, Written, events, job_of, job_tree, label_of
+from tests.kafka.consuming import until
+
+SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A record to publish as it is. partition None: by the key."""
+
+    value: bytes | None
+    key: bytes | None = None
+    partition: int | None = None
+    timestamp: int | None = None
+    headers: list[tuple[str, bytes]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Placed(Written):
+    """A training record, and its partition."""
+
+    partition: int = 0
+
+
+class OnBroker:
+    """One job with topics of its own, of `partitions` each, kept for ever: timelines are of long ago."""
+
+    def __init__(
+        self, servers: str, name: str, directory: Path, changes: Mapping[str, Any] | None = None, *, partitions: int = 2
+    ) -> None:
+        self.servers = servers
+        self.name = name
+        self.partitions = partitions
+        self.tree = job_tree(name, changes)
+        self.tree["kafka"]["bootstrap_servers"] = servers
+        self.tree["state"] = {"directory": str(directory / name)}
+        self.path = directory / f"{name}.yaml"
+        self.save()
+        kinds = [self.tree["input"]["topic"], *(item["topic"] for item in self.tree["feedback"].values())]
+        self.make([*kinds, self.tree["output"]["topic"]])
+        self.warnings: list[str] = []
+        self._feedback = 0
+
+    # -- preparing --------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the job file again."""
+        self.path.write_text(json.dumps(self.tree, indent=1))
+
+    @property
+    def job(self) -> Job:
+        return job_of(self.tree, self.path.parent)
+
+    def make(self, topics: Iterable[str], **configs: str) -> None:
+        """Create topics."""
+        settings = {"retention.ms": "-1", **{key.replace("_", "."): value for key, value in configs.items()}}
+        with self.admin() as admin:
+            admin.create_topics([NewTopic(topic, self.partitions, 1, topic_configs=settings) for topic in topics])
+
+    @contextmanager
+    def admin(self) -> Iterator[KafkaAdminClient]:
+        admin = KafkaAdminClient(bootstrap_servers=self.servers)
+        try:
+            yield admin
+        finally:
+            admin.close()
+
+    def publish(self, timeline: str | Iterable[Event]) -> None:
+        """Write events, in their order, to their topics; each to the partition of its id."""
+        written: dict[str, list[Raw]] = {}
+        for event in events(timeline) if isinstance(timeline, str) else timeline:
+            value = json.dumps(event.value(self._feedback)).encode()
+            self._feedback += 1
+            written.setdefault(event.kind, []).append(Raw(value, event.id.encode(), None, event.at))
+        for kind, records in written.items():
+            self.write(kind, records)
+
+    def later(self, when: Sequence[Event]) -> None:
+        """Write each of these events to every partition of its topic, so that event time goes on in all."""
+        for event in when:
+            value = json.dumps(event.value(0) | {"id": event.id + "-{}", "event": event.id + "-{}"}).encode()
+            places = range(self.partitions)
+            copies = [Raw(value.replace(b"{}", b"%d" % n), None, n, event.at) for n in places]
+            self.write(event.kind, copies)
+
+    def write(self, kind: str, records: Iterable[Raw]) -> None:
+        """Write raw records to `<name>.<kind>`."""
+        topic = f"{self.name}.{kind}"
+        producer = KafkaProducer(bootstrap_servers=self.servers, max_request_size=32 << 20, linger_ms=5)
+        try:
+            for record in records:
+                place = record.partition
+                if place is None:
+                    place = int(partitions_of(Spans.of([record.key]), self.partitions)[0][0])
+                producer.send(
+                    topic,
+                    record.value,
+                    record.key,
+                    headers=record.headers,
+                    partition=place,
+                    timestamp_ms=record.timestamp,
+                )
+            producer.flush(timeout=SECONDS)
+        finally:
+            producer.close(timeout=5)
+
+    # -- running ----------------------------------------------------------------------------------
+
+    def run(self, **options: Any) -> Progress:
+        """Run until caught up."""
+        chosen = Options(until_caught_up=True, on_start=lambda _: None, on_warning=self.warnings.append, **options)
+        return run_one(self.job, chosen, SystemClock(), serve=False)
+
+    def run_workers(self, count: int) -> Progress:
+        """Run until caught up with several members of the group, each in a thread of its own."""
+        with ThreadPoolExecutor(count) as pool:
+            parts = list(pool.map(lambda _: self.run(), range(count)))
+        total = replace(parts[0])
+        for part in parts[1:]:
+            total.records_in += part.records_in
+            total.records_out += part.records_out
+        return total
+
+    @contextmanager
+    def live(self) -> Iterator[Live]:
+        """A worker in a thread, as long as the body lasts; what it raises is raised here."""
+        worker = Live(self.job)
+        try:
+            yield worker
+        finally:
+            worker.end()
+
+    # -- reading back -----------------------------------------------------------------------------
+
+    def read(self, topic: str) -> list[Any]:
+        """All committed records of a topic, in the order of partitions and offsets."""
+        found = []
+        consumer = KafkaConsumer(
+            bootstrap_servers=self.servers,
+            isolation_level="read_committed",
+            group_id=None,
+            enable_auto_commit=False,
+            fetch_max_bytes=64 << 20,
+            max_partition_fetch_bytes=32 << 20,
+        )
+        try:
+            places = [KafkaTopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+            ends = consumer.end_offsets(places)  # of a read_committed consumer: the last stable offsets
+            consumer.assign(places)
+            consumer.seek_to_beginning()
+            clock = SystemClock()
+            deadline = clock.elapsed_ms() + 1000 * SECONDS
+            while any(consumer.position(place) < ends[place] for place in places):
+                assert clock.elapsed_ms() < deadline, f"{topic} was not read to its end"
+                for records in consumer.poll(200).values():
+                    found += records
+        finally:
+            consumer.close()
+        return sorted(found, key=lambda record: (record.partition, record.offset))
+
+    @property
+    def written(self) -> list[Placed]:
+        """The training records, sorted."""
+        records = [
+            Placed(record.key, record.timestamp, record.value, record.partition)
+            for record in self.read(f"{self.name}.training")
+        ]
+        return sorted(records, key=lambda record: (record.timestamp, record.key, record.value))
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [record.tree for record in self.written]
+
+    def labels(self, target: str = "clicked") -> dict[str, str]:
+        """The labels by id, those of `later` left out; an id with two records fails."""
+        found: dict[str, str] = {}
+        for record in self.records:
+            identity = str(record["features"]["id"])
+            if not identity.startswith("later-"):
+                assert identity not in found, f"two records of {identity}"
+                found[identity] = label_of(record, target)
+        return found
+
+    @property
+    def dead(self) -> list[Dead]:
+        """The dead letters."""
+        return [
+            Dead(record.key, record.value, dict(record.headers or ()))
+            for record in self.read(self.job.dead_letters_topic)
+        ]
+
+
+class Live:
+    """One worker in a thread, with metrics of its own."""
+
+    def __init__(self, job: Job, *, start: bool = True) -> None:
+        self.job = job
+        plan, clock = plan_of(job), SystemClock()
+        self.registry = CollectorRegistry()
+        self.report = Report(plan, Metrics(self.registry))
+        self._admin = TopicAdmin(job.kafka.options("admin"))
+        cluster = prepare(job, self._admin, clock.now_ms())
+        settings = WorkerSettings(name=f"{job.name}-live")
+        self.worker = Worker(plan, cluster, self._admin, self.report, clock, settings)
+        self._failed: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        if start:
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.worker.run()
+        except BaseException as error:
+            self._failed.append(error)
+
+    def wait(self, condition: Any, what: str) -> Any:
+        """Wait until `condition()` holds; a worker that has failed ends the wait."""
+
+        def asked() -> Any:
+            if self._failed:
+                raise self._failed[0]
+            return condition()
+
+        return until(asked, what, SECONDS)
+
+    def failure(self) -> BaseException:
+        """Wait for the worker to fail, and return why."""
+        self._thread.join(SECONDS)
+        assert self._failed, "the worker did not fail"
+        return self._failed.pop()
+
+    def end(self) -> None:
+        """Stop it: it commits and leaves the group."""
+        self.worker.stop()
+        self._thread.join(SECONDS)
+        assert not self._thread.is_alive()
+        self._admin.close()
+        if self._failed:
+            raise self._failed[0]
+
+
+def get(url: str) -> tuple[int, str]:
+    """Status and text of a page."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """The samples of a page of metrics, by name and sorted labels."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+__all__ = ["SECONDS", "Live", "OnBroker", "Placed", "Raw", "TopicPartition", "get", "samples"]
