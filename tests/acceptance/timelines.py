@@ -4,8 +4,8 @@
     2s      clicked  a  event=c1
     1h      shown    end
 
-Each line is an event: when it happened (event time), what it was, of which id, and what else it says. The lines stand in the
-order in which they are read. `shown` is a prediction; `clicked` and `bought` are feedback.
+Each line is an event: when it happened (event time), what it was, of which id, and what else it says. The lines
+stand in the order in which they are read. `shown` is a prediction; `clicked` and `bought` are feedback.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def events(text: str) -> list[Event]:
 
 
 def later(when: str, kinds: Iterable[str] = ("shown", "clicked")) -> list[Event]:
-    """One event of an id of its own on each topic, so that event time comes to `when`. `OneTask.labels` leaves them out."""
+    """One event of an id of its own on each topic, so that event time comes to `when`. `labels` leaves them out."""
     return [Event(kind, T0 + milliseconds(when), f"later-{kind}-{when}") for kind in kinds]
 
 
