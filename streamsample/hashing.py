@@ -75,6 +75,10 @@ def _hash_spans(buffer, start, size, seed, out):  # type: ignore[no-untyped-def]
         out[row] = xxh64(buffer, start[row], max(size[row], 0), seed)
 
 
+COMPILED_NOW = bool(_hash_spans.stats.cache_misses)
+"""Whether numba's cache had nothing for this machine: then the other kernels have to be compiled as well."""
+
+
 def hash64(spans: Spans, seed: int) -> NDArray[np.uint64]:
     """XXH64 of each element, uint64[n]. A null hashes as the empty string: tell nulls apart before.
 

@@ -115,8 +115,9 @@ def event_time_warnings(
                 "replay"
             )
     output, first = topics.get(job.output.topic), oldest.get(job.input.topic)
-    if output is not None and output.retention_ms is not None:
-        if first is not None and first + job.closes_after_ms < now_ms - output.retention_ms:
+    if output is not None and output.retention_ms is not None and first is not None:
+        born_ms = first + job.closes_after_ms
+        if born_ms < now_ms - output.retention_ms:
             warnings.append(
                 f"output: {output.name} keeps records for {format_duration(output.retention_ms)} after their "
                 "timestamp, which is when their window closed in event time: those of the oldest events may vanish "

@@ -212,6 +212,7 @@ class Task:
                 events, own = events.take(kept), own.take(kept)
         if not len(events.rows):
             return
+        self._check_waiting(len(events.rows))
         columns = [column.read(events.projection, events.rows) for column in item.values]
         always = np.ones(len(events.rows), np.bool_)
         self.join.on_feedback(
@@ -225,6 +226,17 @@ class Task:
             feedback_ids=None if own is None else hash64(own, _FEEDBACK_ID_SEED),
             not_sampled=self._not_sampled(events.ids),
         )
+
+    def _check_waiting(self, more: int) -> None:
+        """Feedback that is dropped would turn into silence: rather stop than lie."""
+        assert self.join is not None
+        waiting, most = self.join.counts().waiting, self.plan.job.limits.waiting_max
+        if waiting + more > most:
+            raise StateError(
+                f"task {self.partition}: {waiting:,} feedback records wait for their predictions, and {more:,} more "
+                f"came: limits.waiting_max is {most:,}",
+                remedy="raise limits.waiting_max, or look for predictions that lag far behind their feedback",
+            )
 
     def _not_sampled(self, ids: Spans) -> np.ndarray[tuple[int], np.dtype[np.bool_]] | None:
         """Where the design cannot have kept the prediction of this id, whatever its stratum (A18)."""
