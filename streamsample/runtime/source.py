@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamsample.formats.projection import Problem, Projection, Projector
+from streamsample.labels.settings import ID_BYTES_MAX
 from streamsample.records import Int64s, RecordBatch, Spans
 
 _YEAR_10000_MS = 253_402_300_800_000
-ID_BYTES_MAX = 65_535
 
 _MILLISECONDS: dict[str, Callable[[Int64s], Int64s]] = {
     "s": lambda values: np.clip(values, -1, _YEAR_10000_MS) * 1000,
