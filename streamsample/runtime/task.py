@@ -272,6 +272,8 @@ class Task:
                 written += len(settled)
                 if written >= _ROWS_AT_ONCE:
                     break
+            if len(settled) < _ROWS_AT_ONCE // 8:  # Sparse in event time: smaller steps would be batches of a few rows.
+                stride *= 2
         self.behind = self.join.watermark < goal
         return not self.behind
 
