@@ -217,6 +217,10 @@ def start_fresh(task: Task, consumer: ColumnarConsumer, now_ms: int) -> None:
     ends = consumer.end_offsets(sources)
     for source in sources:
         at = found[source]
-        task.positions[source.topic] = ends[source] if at is None else at
-        if source.topic in task.covered_from and task.positions[source.topic] > begin[source]:
+        position = task.positions[source.topic] = ends[source] if at is None else at
+        if source.topic not in task.covered_from:
+            continue
+        if job.start != "latest" and position == begin[source] > 0:
+            task.covered_from[source.topic] = FIRST_EVENT  # Some of what retention took may be of after the start.
+        elif position > begin[source]:
             task.covered_from[source.topic] = start_ms - job.skew_ms
