@@ -30,6 +30,11 @@ class ValueColumn:
     constant: int
     field: Field | None
 
+    @property
+    def path(self) -> str:
+        """The field's path; empty for a constant."""
+        return "" if self.field is None else self.field.path
+
     def read(self, projection: Projection, rows: Int64s) -> tuple[Int64s, Bools | None]:
         """The 8-byte bits of m labels, int64[m], and whether there is one, bool[m] (None: always)."""
         if self.field is None:
@@ -39,6 +44,12 @@ class ValueColumn:
         values = column.values[rows]
         bits = values if values.dtype == np.int64 else values.view(np.int64)
         return np.asarray(bits, np.int64), column.valid[rows]
+
+    def unusable(self, projection: Projection, rows: Int64s) -> Bools | None:
+        """Where the label is not a number or infinite, bool[m]; None if it cannot be."""
+        if self.field is None or self.field.kind != "number":
+            return None
+        return ~np.isfinite(projection.number(self.field.path).values[rows])
 
 
 @dataclass(frozen=True, slots=True)

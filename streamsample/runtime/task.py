@@ -210,6 +210,13 @@ class Task:
                 )
                 kept = np.flatnonzero(own.size >= 0)
                 events, own = events.take(kept), own.take(kept)
+        for column in item.values:
+            bad = column.unusable(events.projection, events.rows)
+            if bad is not None and bad.any():
+                words = f"the field {column.path!r}, which is a label, is not a number or infinite"
+                self._refuse(events, np.flatnonzero(bad), "bad_value", words)
+                kept = np.flatnonzero(~bad)
+                events, own = events.take(kept), None if own is None else own.take(kept)
         if not len(events.rows):
             return
         self._check_waiting(len(events.rows))
