@@ -30,9 +30,11 @@ from streamsample.runtime.state import (
     encode_body,
     schema_name,
 )
-from streamsample.runtime.training import ENVELOPE_BYTES_MAX, Encoded, Sampled, TrainingRecords
+from streamsample.runtime.training import ENVELOPE_BYTES_MAX, TARGET_BYTES_MAX, Encoded, Sampled, TrainingRecords
 from streamsample.sampling.design import unit_hash
 
+_ESCAPED = 6
+"""Bytes that one of a stratum's may become in JSON."""
 _STEPS_PER_WINDOW = 64
 _ROWS_AT_ONCE = 50_000
 SEPARATOR = "\x1f"
@@ -119,11 +121,14 @@ class Task:
             if before.any():
                 self.counts["before_start"] += int(before.sum())
                 events = events.take(np.flatnonzero(~before))
-        events = self._without_oversized(events)
         drawn = self._draw(events)
         if drawn is None:
             return
         events, stratum, probability = drawn
+        fits = self._fitting(events, stratum)
+        if len(fits) < len(events.rows):
+            events, probability = events.take(fits), probability[fits]
+            stratum = None if stratum is None else stratum.take(fits)
         batch, rows = events.batch, events.rows
         split = self._split_of(events)
         schema = events.projection.schema[rows]
@@ -183,20 +188,20 @@ class Task:
         # A record without the unit belongs to no part: null on the record, never a guess.
         return np.where(unit.size >= 0, parts, -1).astype(np.int8)
 
-    def _without_oversized(self, events: Events) -> Events:
+    def _fitting(self, events: Events, stratum: Spans | None) -> Int64s:
         """Training records are larger than their predictions; what could not be written is refused while its bytes are
-        here.
+        here. The others, int64[k].
         """
-        room = self._settings.output_bytes_max - ENVELOPE_BYTES_MAX - 256 * len(self.plan.spec.targets)
+        room = self._settings.output_bytes_max - ENVELOPE_BYTES_MAX - TARGET_BYTES_MAX * len(self.plan.spec.targets)
         needed = events.batch.values.size[events.rows].astype(np.int64) + 2 * events.ids.size
+        if stratum is not None:
+            needed += _ESCAPED * stratum.size
         too_large = needed > room
-        if not too_large.any():
-            return events
-        words = (
-            f"the training record would exceed the output topic's max.message.bytes ({self._settings.output_bytes_max})"
-        )
-        self._refuse(events, np.flatnonzero(too_large), "too_large", words, stage="output")
-        return events.take(np.flatnonzero(~too_large))
+        if too_large.any():
+            most = self._settings.output_bytes_max
+            words = f"the training record would exceed the output topic's max.message.bytes ({most})"
+            self._refuse(events, np.flatnonzero(too_large), "too_large", words, stage="output")
+        return np.flatnonzero(~too_large)
 
     def _on_feedback(self, number: int, item: FeedbackPlan, events: Events) -> None:
         assert self.join is not None

@@ -15,9 +15,9 @@ from streamsample.runtime.rows import RecordIds, unpack
 _FINAL = STATES.index("final")
 _EVENT, _IDLE = CLOSED_BY.index("event"), CLOSED_BY.index("idle")
 ENVELOPE_BYTES_MAX = 4_096
-"""What a training record may need beside its features, id and strata; targets and their names come on top (256
-each).
-"""
+"""What a training record may need beside its features, id, stratum and targets."""
+TARGET_BYTES_MAX = 1_024
+"""What a target may need: its label, its feedback's place, and the names of both and of the topic."""
 
 
 @dataclass(frozen=True, slots=True)
