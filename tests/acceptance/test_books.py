@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from streamsample.errors import StateError
 from streamsample.records import TopicPartition
 from tests.acceptance.test_labels import CLICKED, END, SHOWN
 from tests.acceptance.timelines import T0, Event, OneTask, later, milliseconds
@@ -121,7 +122,7 @@ def test_a17_closing_windows_costs_what_closes() -> None:
 
 
 def test_a18_every_row_and_every_feedback_is_accounted_for() -> None:
-    task = OneTask({"late_horizon": "1m", "limits.waiting_max": 4}).play(
+    task = OneTask({"late_horizon": "1m"}).play(
         """
         0s    shown    a
         0s    shown    b
@@ -147,9 +148,14 @@ def test_a18_every_row_and_every_feedback_is_accounted_for() -> None:
     }
     assert task.rows() == {"rows_in": 3, "explicit": 1, "implicit": 1, "open": 1}
     assert task.reasons == ["late"]
-    task.play([Event("clicked", T0 + 50_000, f"w{number}") for number in range(6)])
-    assert (task.feedback()["waiting"], task.feedback()["limit"]) == (4, 3)
-    task.task.join.check()
+
+
+def test_a18_feedback_that_finds_no_room_stops_the_job_for_dropped_it_would_be_silence() -> None:
+    task = OneTask({"limits.waiting_max": 4})
+    task.play([Event("clicked", T0, f"w{number}") for number in range(4)])
+    assert task.feedback() == {"feedback_in": 4, "waiting": 4}
+    with pytest.raises(StateError, match=r"limits\.waiting_max is 4 - raise limits\.waiting_max"):
+        task.play("0s clicked w4")
 
 
 def test_a18_feedback_of_what_cannot_have_been_sampled_takes_no_memory() -> None:
