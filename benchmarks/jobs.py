@@ -65,9 +65,16 @@ class JobProcess:
         times = psutil.Process(self._process.pid).cpu_times()
         return float(times.user + times.system)
 
-    def wait_until_ready(self, seconds: float = 120) -> float:
-        """Wait for /readyz; when it was."""
-        wait_until(lambda: self._address is not None, f"the job's start\n{self.said}", seconds)
+    def wait_until_ready(self, seconds: float = 300) -> float:
+        """Wait for /readyz; when it was. The job is killed if it takes too long."""
+        try:
+            return self._wait_until_ready(seconds)
+        except Failed:
+            self.kill()
+            raise
+
+    def _wait_until_ready(self, seconds: float) -> float:
+        wait_until(lambda: self._address is not None, "the job's start", seconds)
         wait_until(self._is_ready, "the job's /readyz", seconds)
         return self.seconds()
 
