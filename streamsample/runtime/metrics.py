@@ -63,13 +63,16 @@ class Metrics:
         self.feedback = self._counter(
             "feedback_total",
             "Feedback by target, feedback and what became of it (matched, duplicate, orphan, late, pre_causal, "
-            "not_sampled, dropped).",
+            "not_sampled; dropped: no_value, limit).",
             *("target", "feedback", "outcome"),
         )
         self.duplicates = self._counter(
             "duplicate_predictions_total", "Predictions whose id was already open.", "topic"
         )
         self.late = self._counter("late_predictions_total", "Predictions that came after their own deadline.", "topic")
+        self.before_start = self._counter(
+            "before_start_total", "Predictions dated before the job's start, which are ignored.", "topic"
+        )
         self.tombstones = self._counter("tombstones_total", "Records without a value, by topic.", "topic")
         self.dead = self._counter(
             "dead_letters_total",
@@ -79,7 +82,7 @@ class Metrics:
             "class",
         )
         self.idle = self._counter(
-            "idle_advances_total", "Times that a silent topic's watermark went on by its idle_timeout.", "topic"
+            "idle_advances_total", "Times that a task's watermark began to go on by a silent topic's idle_timeout."
         )
         self.label_delay = self._histogram(
             "label_delay_seconds", "Feedback loop length of explicit labels, in event time.", _DELAYS, "target"

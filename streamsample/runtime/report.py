@@ -166,6 +166,10 @@ class Report:
         elif kind == "prediction":
             counter = metrics.duplicates if labels[0] == "duplicate" else metrics.late
             counter.labels(self._plan.input.topic).inc(count)
+        elif kind == "before_start":
+            metrics.before_start.labels(self._plan.input.topic).inc(count)
+        elif kind == "idle_advances":
+            metrics.idle.inc(count)
         elif kind == "tombstones":
             metrics.tombstones.labels(*labels).inc(count)
         elif kind == "sampled" and self._plan.draw is not None:

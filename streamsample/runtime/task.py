@@ -89,6 +89,7 @@ class Task:
         self._output = Output()
         self._placement = {topic: Placement(topic, partition, settings.partitions) for topic in plan.topics}
         self._changed = False
+        self._idle = False
         self.behind = False
 
     # -- events in --------------------------------------------------------------------------------
@@ -270,6 +271,7 @@ class Task:
         hold everything at once.
         """
         goal = self.watermark.advance(elapsed_ms)
+        self._note_idleness()
         if self.join is None or self.plan.join is None or goal == MIN:
             return True
         covered = np.array([self.covered_from[item.source.topic] for item in self.plan.feedback], np.int64)
@@ -288,6 +290,13 @@ class Task:
                 stride *= 2
         self.behind = self.join.watermark < goal
         return not self.behind
+
+    def _note_idleness(self) -> None:
+        idle = self.watermark.closed_by_idle
+        if idle and not self._idle:
+            self.counts["idle_advances"] += 1
+            self._changed = True
+        self._idle = idle
 
     def _on_settled(self, settled: Settled) -> None:
         self._changed = True
@@ -370,6 +379,7 @@ class Task:
             )
         self.positions = dict(positions)
         self.watermark.restore(last.watermark)
+        self._idle = self.watermark.closed_by_idle
         self.covered_from |= last.covered_from
         self.start_ms = last.start_ms
         self.counts = Counter(last.counts)
