@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -192,22 +192,36 @@ def broker_start() -> None:
     with _errors_told():
         from streamsample.kafka.broker import start_detached
 
-        out.print(start_detached(), markup=False)
+        out.print(f"the broker listens on {start_detached()}", markup=False)
 
 
 @broker_app.command("stop")
 def broker_stop() -> None:
-    """Stop it. Its data stay."""
+    """Stop it. Its data stay. Exit code 1 if none runs."""
     with _errors_told():
         from streamsample.kafka.broker import stop_detached
 
-        out.print(stop_detached(), markup=False)
+        if not stop_detached():
+            _no_broker()
+        out.print("the broker has stopped; its data are kept", markup=False)
 
 
 @broker_app.command("status")
 def broker_status() -> None:
-    """Say whether it runs, and where."""
+    """Say whether it runs, and where. Exit code 1 if none runs."""
     with _errors_told():
         from streamsample.kafka.broker import status_detached
 
-        out.print(status_detached(), markup=False)
+        status = status_detached()
+        if status is None:
+            _no_broker()
+        out.print(
+            f"the broker listens on {status.bootstrap_servers} (process {status.pid}, data in {status.directory}, "
+            f"log in {status.log})",
+            markup=False,
+        )
+
+
+def _no_broker() -> NoReturn:
+    out.print("no broker runs; `streamsample broker start` starts one", markup=False)
+    raise typer.Exit(EXIT_FAILURE)
