@@ -1,0 +1,100 @@
+"""What the demo's job has written, read back from Kafka as any consumer would read it: committed records only."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fastavro
+import numpy as np
+
+from streamsample.clock import SystemClock
+from streamsample.config import Job
+from streamsample.demo.expectation import Check, Expectation
+from streamsample.demo.flights import Flights
+from streamsample.errors import StreamsampleError
+from streamsample.kafka.consumer import ColumnarConsumer
+from streamsample.kafka.topics import TopicAdmin
+from streamsample.records import Int64s, RecordBatch, Spans, TopicPartition
+
+COMPARED = 1_000
+_SEED = 2013
+_READ_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """n training records. ids: n spans; values: n spans, the encoded records; timestamps: int64[n], ms."""
+
+    ids: Spans
+    values: Spans
+    timestamps: Int64s
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_topic(job: Job, admin: TopicAdmin, topic: str) -> Written:
+    """Everything in `topic`, under read_committed. Raises StreamsampleError if it cannot be read in time."""
+    partitions = [TopicPartition(topic, number) for number in range(admin.describe([topic])[topic].partitions)]
+    ends = admin.latest(partitions)
+    clock = SystemClock()
+    limit_ms = clock.elapsed_ms() + _READ_MS
+    batches: list[RecordBatch] = []
+    with ColumnarConsumer(job.kafka.options("consumer"), client_id="demo-reader") as consumer:
+        consumer.assign(partitions)
+        for partition in partitions:
+            consumer.seek(partition, 0)
+        consumer.resume(partitions)
+        while any((consumer.position(partition) or 0) < ends[partition] for partition in partitions):
+            batches += consumer.poll(100)
+            if clock.elapsed_ms() > limit_ms:
+                raise StreamsampleError(f"{topic} could not be read to its end within {_READ_MS // 1000} s")
+    held = [batch for batch in batches if len(batch)]
+    return Written(
+        Spans.concat([batch.keys for batch in held]),
+        Spans.concat([batch.values for batch in held]),
+        np.concatenate([batch.timestamps for batch in held]) if held else np.empty(0, np.int64),
+    )
+
+
+def decode(values: Spans, rows: Int64s, schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The training records at `rows`, by fastavro."""
+    parsed = fastavro.parse_schema(dict(schema))
+    return [fastavro.schemaless_reader(io.BytesIO(values[row] or b""), parsed, None) for row in rows.tolist()]
+
+
+def check_written(
+    written: Written, flights: Flights, expectation: Expectation, schema: Mapping[str, Any], target: str
+) -> list[Check]:
+    """Compare what is written with the dataset: how many records, whose, and the labels of a random sample of them."""
+    wanted = {flights.ids[row] for row in np.flatnonzero(expectation.settled).tolist()}
+    ids = [(key or b"").decode() for key in written.ids.to_list()]
+    rows = np.random.default_rng(_SEED).permutation(len(written))[:COMPARED]
+    row_of = {name: row for row, name in enumerate(flights.ids)}
+    records = decode(written.values, rows, schema)
+    right = sum(
+        _label_is_right(record, target, flights, expectation, row_of.get(ids[row]))
+        for record, row in zip(records, rows.tolist(), strict=True)
+    )
+    return [
+        Check("training records in the topic", len(wanted), len(written)),
+        Check("different flights among them", len(wanted), len(wanted.intersection(ids))),
+        Check("labels compared one by one", min(COMPARED, len(wanted)), right),
+    ]
+
+
+def _label_is_right(
+    record: Mapping[str, Any], target: str, flights: Flights, expectation: Expectation, row: int | None
+) -> bool:
+    if row is None or record["features"]["flight_id"] != flights.ids[row] or record["state"] != "final":
+        return False
+    label = record["targets"][target]
+    if not expectation.explicit[row]:
+        wanted: Sequence[Any] = (None, None, "implicit", None, None)
+    else:
+        landed, delay_ms = int(flights.landed[row]), int(expectation.delay_ms[row])
+        wanted = (float(flights.arr_delay[row]), "landings", "explicit", landed, delay_ms)
+    return tuple(label[name] for name in ("value", "kind", "source", "event_time", "delay_ms")) == wanted
