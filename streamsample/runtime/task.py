@@ -28,6 +28,7 @@ from streamsample.runtime.state import (
     decode_body,
     delta_of,
     encode_body,
+    needed_until,
     schema_name,
 )
 from streamsample.runtime.training import ENVELOPE_BYTES_MAX, TARGET_BYTES_MAX, Encoded, Sampled, TrainingRecords
@@ -110,7 +111,8 @@ class Task:
             for number, item in enumerate(self.plan.feedback):
                 if item.source.topic == batch.topic:
                     self._on_feedback(number, item, events)
-                    check_placement(self._placement[self.plan.input.topic], self._placement[batch.topic])
+        for item in self.plan.feedback:
+            check_placement(self._placement[self.plan.input.topic], self._placement[item.source.topic])
         largest = int(events.times.max()) if len(events.times) else None
         self.watermark.on_read(batch.source, largest, batch.next_offset, elapsed_ms)
         self.positions[batch.topic] = batch.next_offset
@@ -361,15 +363,16 @@ class Task:
 
         Raises StateError if they are damaged, of another shape, or do not belong to these positions.
         """
-        deltas = []
         last: ChunkBody | None = None
+        found: list[Delta | None] = []
         for chunk in chunks:
             last = decode_body(chunk, changelog)
             check_body(last, self.plan.job.state_shape, self._settings.partitions, changelog)
-            delta = delta_of(last, self._schemas, changelog)
-            self.log.add(chunk.sequence, chunk.offset, chunk.size_bytes, delta)
-            if delta is not None:
-                deltas.append(delta)
+            found.append(delta_of(last, self._schemas, changelog))
+        deltas = [delta for delta in found if delta is not None]
+        needed = [0] * len(chunks) if self.plan.join is None else needed_until(self.plan.join, deltas)
+        for chunk, delta, until in zip(chunks, found, needed, strict=True):
+            self.log.add(chunk.sequence, chunk.offset, chunk.size_bytes, delta, until)
         assert last is not None
         if last.positions != positions:
             raise StateError(
