@@ -6,13 +6,14 @@ import json
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from kafka import KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as KafkaTopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
@@ -31,6 +32,7 @@ from streamsample.runtime.report import Progress, Report
 from streamsample.runtime.service import Options, run_one
 from streamsample.runtime.worker import Worker, WorkerSettings
 from tests.acceptance.timelines import Dead, Event, Written, events, job_of, job_tree, label_of
+from tests.conftest import Broker, unique_name
 from tests.kafka.consuming import until
 
 SECONDS = 60
@@ -54,16 +56,37 @@ class Placed(Written):
     partition: int = 0
 
 
+Changes = Mapping[str, Any] | Callable[[str], Mapping[str, Any]] | None
+"""Of the job's tree; a function makes them for the job's name."""
+MakeJob = Callable[..., "OnBroker"]
+
+
+@pytest.fixture
+def make_job(broker: Broker, request: pytest.FixtureRequest, tmp_path: Path) -> MakeJob:
+    """`make_job(changes=None, partitions=2)`: a job on the session's broker."""
+
+    def make(changes: Changes = None, partitions: int = 2) -> OnBroker:
+        return OnBroker(broker.bootstrap_servers, unique_name(request), tmp_path, changes, partitions=partitions)
+
+    return make
+
+
 class OnBroker:
     """One job with topics of its own, of `partitions` each, kept for ever: timelines are of long ago."""
 
     def __init__(
-        self, servers: str, name: str, directory: Path, changes: Mapping[str, Any] | None = None, *, partitions: int = 2
+        self,
+        servers: str,
+        name: str,
+        directory: Path,
+        changes: Changes = None,
+        *,
+        partitions: int = 2,
     ) -> None:
         self.servers = servers
         self.name = name
         self.partitions = partitions
-        self.tree = job_tree(name, changes)
+        self.tree = job_tree(name, changes(name) if callable(changes) else changes)
         self.tree["kafka"]["bootstrap_servers"] = servers
         self.tree["state"] = {"directory": str(directory / name)}
         self.path = directory / f"{name}.yaml"
@@ -153,6 +176,27 @@ class OnBroker:
             total.records_out += part.records_out
         return total
 
+    def reset(self) -> None:
+        """Forget the job's state and what it has written, so that it runs as for the first time."""
+        admin = TopicAdmin(self.job.kafka.options("admin"))
+        try:
+            admin.delete_group(self.name)
+            admin.delete([self.job.changelog_topic])
+            self.delete_records("training")
+        finally:
+            admin.close()
+
+    def delete_records(self, kind: str, before: int | None = None, partition: int | None = None) -> None:
+        """What retention would do: delete the records before an offset (None: all), of one or of all partitions."""
+        admin = TopicAdmin(self.job.kafka.options("admin"))
+        try:
+            numbers = range(self.partitions) if partition is None else [partition]
+            places = [TopicPartition(f"{self.name}.{kind}", number) for number in numbers]
+            for place, end in admin.latest(places).items():
+                admin.delete_records(place, end if before is None else before)
+        finally:
+            admin.close()
+
     @contextmanager
     def live(self) -> Iterator[Live]:
         """A worker in a thread, as long as the body lasts; what it raises is raised here."""
@@ -161,6 +205,12 @@ class OnBroker:
             yield worker
         finally:
             worker.end()
+
+    def live_once(self) -> Live:
+        """Run until caught up, with metrics to look at afterwards."""
+        worker = Live(self.job, until_caught_up=True)
+        worker.join()
+        return worker
 
     # -- reading back -----------------------------------------------------------------------------
 
@@ -225,19 +275,19 @@ class OnBroker:
 class Live:
     """One worker in a thread, with metrics of its own."""
 
-    def __init__(self, job: Job, *, start: bool = True) -> None:
-        self.job = job
+    def __init__(self, job: Job, *, until_caught_up: bool = False) -> None:
         plan, clock = plan_of(job), SystemClock()
         self.registry = CollectorRegistry()
         self.report = Report(plan, Metrics(self.registry))
         self._admin = TopicAdmin(job.kafka.options("admin"))
-        cluster = prepare(job, self._admin, clock.now_ms())
-        settings = WorkerSettings(name=f"{job.name}-live")
-        self.worker = Worker(plan, cluster, self._admin, self.report, clock, settings)
+        self.cluster = prepare(job, self._admin, clock.now_ms())
+        places = [TopicPartition(topic, n) for topic in plan.topics for n in range(self.cluster.partitions)]
+        ends = self._admin.latest(places) if until_caught_up else None
+        settings = WorkerSettings(name=f"{job.name}-live", until_caught_up=ends)
+        self.worker = Worker(plan, self.cluster, self._admin, self.report, clock, settings)
         self._failed: list[BaseException] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
-        if start:
-            self._thread.start()
+        self._thread.start()
 
     def _run(self) -> None:
         try:
@@ -261,9 +311,18 @@ class Live:
         assert self._failed, "the worker did not fail"
         return self._failed.pop()
 
+    def wait_for_follow(self) -> None:
+        """Wait until silent partitions have been asked for once more."""
+        before = self.worker._followed_ms
+        self.wait(lambda: self.worker._followed_ms > before, "a round of following")
+
     def end(self) -> None:
         """Stop it: it commits and leaves the group."""
         self.worker.stop()
+        self.join()
+
+    def join(self) -> None:
+        """Wait for its end, and raise what it raised."""
         self._thread.join(SECONDS)
         assert not self._thread.is_alive()
         self._admin.close()

@@ -230,6 +230,8 @@ def test_a5_with_a_timeout_time_goes_on_by_the_silence_beyond_it() -> None:
     task.wait("1ms")
     assert task.labels() == {"a": "0 implicit"}
     assert task.records[0]["closed_by"] == "idle"
+    assert task.task.counts["idle_advances"] == 1
+    assert task.restarted().wait("1s").task.counts["idle_advances"] == 1
 
 
 def test_a5_a_topic_that_is_not_caught_up_is_not_silent() -> None:
