@@ -108,3 +108,20 @@ def borrow(typing, array):  # type: ignore[no-untyped-def]
         return held._getvalue()
 
     return signature, generate
+
+
+@intrinsic
+def copy_from_address(typing, target, at, address, size):  # type: ignore[no-untyped-def]
+    """`target[at : at + size]` = the `size` bytes at a memory address, inside kernels; all three numbers are int64.
+
+    For arrays that are kept elsewhere and never move. Whoever stored the address keeps its array as long as it is used.
+    """
+    signature = types.void(target, types.int64, types.int64, types.int64)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        into = context.make_array(signature.args[0])(context, builder, arguments[0])
+        source = builder.inttoptr(arguments[2], ir.IntType(8).as_pointer())
+        cgutils.raw_memcpy(builder, builder.gep(into.data, [arguments[1]]), source, arguments[3], 1)
+        return context.get_dummy_value()
+
+    return signature, generate

@@ -9,7 +9,7 @@ Binary form, version 1, little-endian:
     meta       JSON      {"watermark", "settled_before", "needed_until", "targets": [[name, feedback]...], "feedback": [name...],
                           "columns": [[name, dtype, elements]...]}
     columns    raw       each column's elements, in the order of "columns", without padding
-    checksum   uint32    CRC-32 (zlib) of everything before it
+    checksum   uint32    CRC-32C of everything before it
 
 A column of byte strings is two columns: `<name>.size` (int32, -1 for null) and `<name>.bytes` (uint8, joined).
 """
@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import json
 import struct
-import zlib
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
+from crc32c import crc32c
 from numpy.typing import NDArray
 
 from streamsample.errors import StateError
@@ -138,7 +138,7 @@ def encode_delta(delta: Delta) -> bytes:
     parts += [np.ascontiguousarray(a, dtype=a.dtype.newbyteorder("<")).tobytes() for a in arrays.values()]
     checksum = 0
     for part in parts:
-        checksum = zlib.crc32(part, checksum)
+        checksum = crc32c(part, checksum)
     return b"".join([*parts, _CHECKSUM.pack(checksum)])
 
 
@@ -155,7 +155,7 @@ def decode_delta(data: bytes) -> Delta:
             remedy="run the version of streamsample that wrote it, or start anew with `reset`",
         )
     end = len(data) - _CHECKSUM.size
-    if zlib.crc32(memoryview(data)[:end]) != _CHECKSUM.unpack_from(data, end)[0]:
+    if crc32c(memoryview(data)[:end]) != _CHECKSUM.unpack_from(data, end)[0]:
         raise StateError("a state delta fails its checksum", remedy=_REMEDY)
     try:
         return _decode_body(data, _HEAD.size, meta_size, end)

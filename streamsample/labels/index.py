@@ -15,11 +15,12 @@ from numba import types
 from numpy.typing import NDArray
 
 from streamsample.kernels import U64, U64_OUT, inline, inline_always, kernel, load_u64
+from streamsample.labels.tables import reserved
 
 EMPTY: Final = np.uint64(2**64 - 1)
 SLOTS_MIN: Final = 1024
-_LOAD_MAX: Final = 0.7
-_GROWTH: Final = 1.28
+_LOAD_MAX: Final = 0.72
+_GROWTH: Final = 1.2
 _LOAD_MIN: Final = 0.1
 _LOW: Final = np.uint64(2**32 - 1)
 _HALF: Final = np.uint64(32)
@@ -141,7 +142,9 @@ def _move(old, new):  # type: ignore[no-untyped-def]
 
 def empty_slots(count: int = SLOTS_MIN) -> Slots:
     """A table of `count` empty slots."""
-    return np.full(count, EMPTY, np.uint64)
+    slots = reserved(count, np.dtype(np.uint64))
+    slots.fill(EMPTY)
+    return slots
 
 
 def with_room(slots: Slots, used: int, more: int) -> Slots:

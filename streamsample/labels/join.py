@@ -130,7 +130,7 @@ class LabelJoin:
             return
         if len(values) != len(rules) or (valid is not None and len(valid) != len(rules)):
             raise ValueError(f"feedback {source} labels {len(rules)} targets, but {len(values)} value columns came")
-        if bool((ids.size < 0).any()):
+        if ids.size.min() < 0:
             raise ValueError("a feedback refers to a null id: dead-letter it before the join")
         index = np.zeros(count, np.int16) if index is None else index
         if feedback_ids is None:
@@ -156,7 +156,7 @@ class LabelJoin:
         A watermark that is not larger than the last one does nothing.
         """
         if watermark <= self.watermark:
-            return build_settled(self.settings, self._rows, self._matches, self.ledger, [], None)
+            return build_settled(self.settings, self._rows, self._matches, self.ledger, np.empty(0, np.int64), None)
         expired = self._waiting.take_expired(max(_NEVER, watermark - self.settings.wait_ms))
         if len(expired):
             self._expire(expired)
@@ -261,11 +261,14 @@ class LabelJoin:
         )
 
     def _check_predictions(self, offsets: Int64s, index: NDArray[np.int16], ids: Spans) -> None:
-        if bool((ids.size < 0).any()):
+        if ids.size.min() < 0:
             raise ValueError("a prediction has a null id: dead-letter it before the join")
         first = (int(offsets[0]), int(index[0]))
-        step = np.diff(offsets)
-        if first <= self._last_place or bool(((step < 0) | ((step == 0) & (np.diff(index) <= 0))).any()):
+        ascending = bool((offsets[1:] > offsets[:-1]).all())
+        if not ascending:
+            step = np.diff(offsets)
+            ascending = not bool(((step < 0) | ((step == 0) & (np.diff(index) <= 0))).any())
+        if first <= self._last_place or not ascending:
             raise InvariantError(
                 f"predictions at offset {first[0]} do not follow offset {self._last_place[0]}",
                 remedy="give each source's batches in offset order, each record once",
@@ -274,10 +277,9 @@ class LabelJoin:
 
     def _refused(self, ts: Int64s, ids: Spans) -> Int32s | None:
         """Why each prediction is refused at once (negative), 0 where it is not; None when none is."""
-        late = ts < self.settled_before
-        beyond = (ids.size > ID_BYTES_MAX) | (ts > TIME_MAX) | (ts < -TIME_MAX)
-        if not late.any() and not beyond.any():
+        if ts.min() >= self.settled_before and not _any_beyond(ts, ids):
             return None
+        late, beyond = ts < self.settled_before, _beyond(ts, ids)
         return np.where(beyond, REFUSED_ROW, np.where(late, LATE_ROW, 0)).astype(np.int32)
 
     def _insert(self, batch: PredictionBatch, buckets: int, times: Times) -> Int32s:
@@ -306,18 +308,18 @@ class LabelJoin:
         feedback = self.ledger.feedback
         feedback[list(rules), books.FEEDBACK_IN] += count
         mask = np.full(count, (1 << len(rules)) - 1, np.uint32)
-        beyond = (ids.size > ID_BYTES_MAX) | (ts > TIME_MAX) | (ts < -TIME_MAX)
-        out = beyond if not_sampled is None else beyond | not_sampled
-        refused = int(out.sum())
-        if refused:
-            kept_out = refused if not_sampled is None else refused - int(not_sampled.sum())
-            feedback[list(rules), books.FEEDBACK_LIMIT] += kept_out
-            feedback[list(rules), books.NOT_SAMPLED] += refused - kept_out
-            mask[out] = 0
+        if not_sampled is not None:
+            feedback[list(rules), books.NOT_SAMPLED] += np.count_nonzero(not_sampled)
+            mask[not_sampled] = 0
+        if _any_beyond(ts, ids):
+            beyond = _beyond(ts, ids) & (mask != 0)
+            feedback[list(rules), books.FEEDBACK_LIMIT] += np.count_nonzero(beyond)
+            mask[beyond] = 0
         for k, column in enumerate(valid or ()):
-            missing = ~column & ~out
-            feedback[rules[k], books.NO_VALUE] += int(missing.sum())
-            mask[missing] &= np.uint32(~(1 << k) & 0xFFFFFFFF)
+            if not column.all():
+                missing = ~column & ((mask >> np.uint32(k)) & np.uint32(1) == 1)
+                feedback[rules[k], books.NO_VALUE] += np.count_nonzero(missing)
+                mask[missing] &= np.uint32(~(1 << k) & 0xFFFFFFFF)
         return mask
 
     def _bits(self, values: Sequence[Int64s]) -> Int64s:
@@ -399,3 +401,12 @@ class LabelJoin:
         still = np.flatnonzero((found < 0) & (batch.ts >= self.watermark - self.settings.wait_ms) & (batch.mask != 0))
         if len(still):
             self._waiting.add(batch, still)
+
+
+def _any_beyond(ts: Int64s, ids: Spans) -> bool:
+    return bool(ids.size.max() > ID_BYTES_MAX or ts.max() > TIME_MAX or ts.min() < -TIME_MAX)
+
+
+def _beyond(ts: Int64s, ids: Spans) -> Bools:
+    """What is damage, not data: ids too long, times out of range."""
+    return (ids.size > ID_BYTES_MAX) | (ts > TIME_MAX) | (ts < -TIME_MAX)

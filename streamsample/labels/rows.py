@@ -26,7 +26,7 @@ from streamsample.labels.index import (
     with_room,
 )
 from streamsample.labels.runs import SortedRuns
-from streamsample.labels.segments import Segment, chunk_numbers
+from streamsample.labels.segments import Segment
 from streamsample.labels.settings import ID_BYTES_MAX
 from streamsample.labels.tables import (
     BLOCK,
@@ -48,6 +48,7 @@ from streamsample.labels.tables import (
     RowOut,
     RowTable,
     grown,
+    reserved,
 )
 from streamsample.records import Bools, Int32s, Int64s, Spans
 
@@ -56,6 +57,7 @@ LATE_ROW: Final = -2
 REFUSED_ROW: Final = -3
 _AHEAD = 128
 _MAX = 2**62
+_FEW = 8
 _HALF = np.uint64(32)
 _ONE = np.uint64(1)
 _OUT_TYPES: Final = (*[np.int64] * 4, *[np.int32] * 3, np.int16, np.int16, np.int8)
@@ -293,7 +295,6 @@ class Rows:
         self.touched = 0
         """Rows looked at to settle and forget, since the beginning: what closing has cost."""
         self._free_slots: list[int] = []
-        self._numbers = chunk_numbers()
         self._added: set[int] = set()
 
     def _empty(self) -> RowTable:
@@ -311,16 +312,16 @@ class Rows:
 
     def place(self, ts: Int64s, refused: NDArray[np.int32] | None) -> tuple[Int32s, list[Bucket]]:
         """Each prediction's bucket slot (or its negative `refused` reason), and the buckets met, made where missing."""
-        number = ts // self.width_ms
-        taken = number if refused is None else number[refused == 0]
+        kept = ts if refused is None else ts[refused == 0]
         slot = np.empty(len(ts), np.int32) if refused is None else refused.copy()
-        if not len(taken):
+        if not len(kept):
             return slot, []
-        low, high = int(taken.min()), int(taken.max())
+        low, high = int(kept.min()) // self.width_ms, int(kept.max()) // self.width_ms
         if low == high:
             bucket = self._bucket(low)
-            slot[() if refused is None else refused == 0] = bucket.slot
+            slot[slice(None) if refused is None else refused == 0] = bucket.slot
             return slot, [bucket]
+        taken = kept // self.width_ms
         if high - low < 4 * len(ts) + 65536:
             met = np.flatnonzero(np.bincount(taken - low)) + low
             buckets = [self._bucket(int(value)) for value in met]
@@ -331,7 +332,7 @@ class Rows:
             met, inverse = np.unique(taken, return_inverse=True)
             buckets = [self._bucket(int(value)) for value in met]
             found = np.array([bucket.slot for bucket in buckets], np.int32)[inverse]
-        slot[() if refused is None else refused == 0] = found
+        slot[slice(None) if refused is None else refused == 0] = found
         return slot, buckets
 
     def reserve(self, rows: int, id_bytes: int, buckets: int) -> None:
@@ -362,12 +363,20 @@ class Rows:
         if len(buckets) == 1:
             buckets[0].segment.append(self.table, picks, handles, payload)
             return
-        order = picks[np.argsort(slots[picks], kind="stable")]
+        of_pick = slots[picks]
+        if len(buckets) <= _FEW:
+            for bucket in buckets:
+                mine = picks[of_pick == bucket.slot]
+                if len(mine):
+                    bucket.segment.append(self.table, mine, handles, payload)
+            return
+        order = picks[np.argsort(of_pick, kind="stable")]
         sorted_slots = slots[order]
-        for bucket in buckets:
-            first, last = np.searchsorted(sorted_slots, [bucket.slot, bucket.slot + 1])
-            if first < last:
-                bucket.segment.append(self.table, order[first:last], handles, payload)
+        met = np.array([bucket.slot for bucket in buckets], sorted_slots.dtype)
+        firsts, ends = np.searchsorted(sorted_slots, met), np.searchsorted(sorted_slots, met, side="right")
+        for bucket, first, end in zip(buckets, firsts.tolist(), ends.tolist(), strict=True):
+            if first < end:
+                bucket.segment.append(self.table, order[first:end], handles, payload)
 
     def keep_open(self, buckets: list[Bucket], settled_before: int) -> None:
         """After rows were added: drop buckets that stayed empty, and reopen those that were closed."""
@@ -407,9 +416,9 @@ class Rows:
         copy_rows(self.table, handles, out)
         return out
 
-    def take_closing(self, settled_before: int, before: int) -> list[tuple[Bucket, Int64s]]:
-        """The rows with `settled_before <= ts < before`, by bucket, ordered by (ts, order of addition)."""
-        closing = []
+    def take_closing(self, settled_before: int, before: int) -> Int64s:
+        """The rows with `settled_before <= ts < before`, ordered by (ts, order of addition)."""
+        closing = [np.empty(0, np.int64)]
         table = self.table.buckets
         for number in self.open:
             if number * self.width_ms >= before:
@@ -418,10 +427,9 @@ class Rows:
             if table["min_fresh"][bucket.slot] < before:
                 self._sort_fresh(bucket, settled_before)
             handles = bucket.runs.take_before(before)[1]
-            if len(handles):
-                self.touched += len(handles)
-                closing.append((bucket, handles))
-        return closing
+            self.touched += len(handles)
+            closing.append(handles)
+        return np.concatenate(closing)
 
     def close(self, settled_before: int) -> None:
         """Free the payload of the buckets whose rows are all settled."""
@@ -483,7 +491,7 @@ class Rows:
             if slot >= len(self.table.buckets):
                 self.table = self.table._replace(buckets=grown(self.table.buckets, slot, slot + 1))
             self.table.buckets[slot] = (0, _MAX, -_MAX, NONE, NONE, 0, NONE, 0, 0)
-            bucket = self.buckets[number] = Bucket(number, slot, Segment(self._numbers))
+            bucket = self.buckets[number] = Bucket(number, slot, Segment())
             insort(self.open, number)
         return bucket
 
@@ -494,6 +502,6 @@ class Rows:
 
 def _aligned_rows(count: int) -> NDArray[np.void]:
     """Uninitialised rows, each in one cache line."""
-    raw = np.empty(count * ROW.itemsize + 64, np.uint8)
+    raw = reserved(count * ROW.itemsize + 64, np.dtype(np.uint8))
     skip = -raw.ctypes.data % 64
     return raw[skip : skip + count * ROW.itemsize].view(ROW)

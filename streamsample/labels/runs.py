@@ -10,6 +10,22 @@ from streamsample.records import Int64s
 _MERGE_AT = 2
 
 
+def stable_order(times: Int64s) -> NDArray[np.intp]:
+    """The permutation that sorts `times`, equal ones in their order. Near each other, as those of a bucket are, by radix.
+
+    (numpy sorts 16-bit numbers by radix: a tenth of the cost of comparing int64.)
+    """
+    low = times.min()
+    span = int(times.max()) - int(low)
+    if span >= 2**32:
+        return np.argsort(times, kind="stable")
+    near = times - low
+    order = np.argsort(near.astype(np.uint16), kind="stable")
+    if span >= 2**16:
+        order = order[np.argsort((near >> 16).astype(np.uint16)[order], kind="stable")]
+    return order
+
+
 class SortedRuns:
     """Pairs of (time, value), taken out by time. Each pair is sorted O(log n) times in all.
 
@@ -53,7 +69,7 @@ class SortedRuns:
             return heads[0]
         times = np.concatenate([times for times, _ in heads])
         values = np.concatenate([values for _, values in heads])
-        order = np.argsort(times, kind="stable")
+        order = stable_order(times)
         self.touched += len(order)
         return times[order], values[order]
 
@@ -64,6 +80,6 @@ class SortedRuns:
     def _push(self, times: Int64s, values: NDArray[np.int64]) -> None:
         self.touched += len(times)
         if len(times) > 1 and bool((times[1:] < times[:-1]).any()):
-            order = np.argsort(times, kind="stable")
+            order = stable_order(times)
             times, values = times[order], values[order]
         self._runs.append((times, values))

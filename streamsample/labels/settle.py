@@ -8,11 +8,11 @@ from streamsample.labels import ledger as books
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.matches import Matches, choose_and_free
 from streamsample.labels.results import FeedbackUsed, Settled, TargetColumns
-from streamsample.labels.rows import Bucket, Rows
-from streamsample.labels.segments import gather
+from streamsample.labels.rows import Rows
+from streamsample.labels.segments import packed, packed_addresses
 from streamsample.labels.settings import JoinSettings
 from streamsample.labels.tables import OPEN_ROWS, ChosenOut, RowOut, UsedOut
-from streamsample.records import Bools, Bytes, Int32s, Int64s, Spans
+from streamsample.records import Bools, Int64s
 
 
 def build_settled(
@@ -20,11 +20,10 @@ def build_settled(
     rows: Rows,
     matches: Matches,
     ledger: Ledger,
-    closing: list[tuple[Bucket, Int64s]],
+    handles: Int64s,
     covered_from: Int64s | None,
 ) -> Settled:
     """Label the rows that close, book them, free their matched feedback."""
-    handles = np.concatenate([np.empty(0, np.int64), *(handles for _, handles in closing)])
     count, targets = len(handles), len(settings.targets)
     held = rows.columns(handles)
     chosen = ChosenOut(np.empty(count * targets, np.bool_), *(np.empty(count * targets, np.int64) for _ in range(4)))
@@ -46,14 +45,14 @@ def build_settled(
         held = RowOut(**{name: column[keep] for name, column in held._asdict().items()})
         first = np.append(first[:-1][keep], total)
         payload_size = np.where(keep, payload_size, -1).astype(np.int32)
-    payload = gather_payload(closing, payload_place, payload_size)
+    payload = packed_addresses(payload_place, payload_size)
     target = used.target[:total]
     sources = np.array([rule.feedback for rule in settings.targets], np.int8)
     return Settled(
         ts=held.ts,
         offset=held.offset,
         index=held.within,
-        ids=gather_ids(rows, held.id_place, held.id_size),
+        ids=packed(rows.table.ids, held.id_place, held.id_size),
         payload=payload if len(held.ts) == count else payload.take(keep),
         schema=held.schema,
         stratum=held.stratum,
@@ -62,40 +61,6 @@ def build_settled(
         targets=tuple(columns),
         used=FeedbackUsed(first, target, sources[target], used.ts[:total], used.offset[:total], used.within[:total]),
     )
-
-
-def gather_ids(rows: Rows, place: Int64s, size: Int32s) -> Spans:
-    """Ids, in their order, in a buffer of their own."""
-    start, out = room_for(size)
-    gather(rows.table.ids, place, size, -1, start, out)
-    return Spans(out, start, size)
-
-
-def gather_payload(
-    groups: list[tuple[Bucket, Int64s]], place: Int64s, size: Int32s, order: Int64s | None = None
-) -> Spans:
-    """The payloads of rows that lie group by group, in a buffer of their own; `order` (default as they lie) is the
-    permutation in which they come out.
-    """
-    place = np.ascontiguousarray(place)
-    sizes = size if order is None else size[order]
-    start, out = room_for(sizes)
-    into = start
-    if order is not None:
-        into = np.empty_like(start)
-        into[order] = start
-    first = 0
-    for bucket, handles in groups:
-        last = first + len(handles)
-        bucket.segment.copy_out(place[first:last], size[first:last], into[first:last], out)
-        first = last
-    return Spans(out, start, sizes)
-
-
-def room_for(size: Int32s) -> tuple[Int64s, Bytes]:
-    """Where byte strings of these sizes start when packed, and the buffer for them."""
-    end = np.cumsum(np.maximum(size, 0), dtype=np.int64)
-    return end - np.maximum(size, 0), np.empty(int(end[-1]) if len(end) else 0, np.uint8)
 
 
 def _label(

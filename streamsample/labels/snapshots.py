@@ -12,10 +12,9 @@ from streamsample.errors import StateError
 from streamsample.labels.delta import Delta, MatchColumns, RowColumns, WaitingColumns
 from streamsample.labels.ledger import FEEDBACK_IN, OPEN, ROWS_IN, WAITING, Ledger
 from streamsample.labels.matches import Matches
-from streamsample.labels.rows import Bucket, Rows
-from streamsample.labels.segments import packed
+from streamsample.labels.rows import Rows
+from streamsample.labels.segments import packed, packed_addresses
 from streamsample.labels.settings import JoinSettings
-from streamsample.labels.settle import gather_ids, gather_payload
 from streamsample.labels.tables import LOGGED, FeedbackBatch, Times
 from streamsample.labels.waiting import Waiting
 from streamsample.labels.watermark import MIN
@@ -40,8 +39,8 @@ def take(
     rewrites: list[tuple[int, int]],
 ) -> Delta:
     """The delta since the last one. `rewrites`: ranges of offsets (inclusive) whose rows go into it again."""
-    groups, again = _row_groups(rows, times, rewrites)
-    row_columns = _row_columns(rows, groups, times)
+    handles, again = _chosen_rows(rows, times, rewrites)
+    row_columns = _row_columns(rows, handles, times)
     log = matches.take_log()
     if len(again):
         log = np.concatenate([matches.of_rows(rows.table.rows, again), log])
@@ -69,17 +68,15 @@ def take(
             batch.feedback_id,
             (batch.hash >> np.uint64(32)).astype(np.uint32),
             batch.mask,
-            packed(Spans(batch.ids, batch.id_start, batch.id_size)),
+            packed(batch.ids, batch.id_start, batch.id_size),
             batch.bits,
         ),
     )
 
 
-def _row_groups(
-    rows: Rows, times: Times, rewrites: list[tuple[int, int]]
-) -> tuple[list[tuple[Bucket, Int64s]], Int64s]:
-    """The rows that the delta takes, by bucket; and those of them that an older delta has too."""
-    groups: list[tuple[Bucket, Int64s]] = []
+def _chosen_rows(rows: Rows, times: Times, rewrites: list[tuple[int, int]]) -> tuple[Int64s, Int64s]:
+    """The rows that the delta takes, and those of them that an older delta has too."""
+    chosen: list[Int64s] = [np.empty(0, np.int64)]
     again: list[Int64s] = [np.empty(0, np.int64)]
     for number in rows.take_added() if not rewrites else list(rows.buckets):
         bucket = rows.buckets.get(number)
@@ -94,20 +91,16 @@ def _row_groups(
             again.append(handles[: bucket.saved][wanted])
             handles = np.concatenate([again[-1], handles[bucket.saved :]])
         bucket.saved = int(rows.table.buckets["rows"][bucket.slot])
-        handles = handles[rows.table.rows["ts"][handles] >= times.dead_before]
-        if len(handles):
-            groups.append((bucket, handles))
+        chosen.append(handles[rows.table.rows["ts"][handles] >= times.dead_before])
     if rewrites:
         rows.take_added()
-    return groups, np.concatenate(again)
+    return np.concatenate(chosen), np.concatenate(again)
 
 
-def _row_columns(rows: Rows, groups: list[tuple[Bucket, Int64s]], times: Times) -> RowColumns:
-    handles = np.concatenate([np.empty(0, np.int64), *(handles for _, handles in groups)])
+def _row_columns(rows: Rows, handles: Int64s, times: Times) -> RowColumns:
     held = rows.columns(handles)
     order = np.argsort(place_of(held.offset, held.within), kind="stable")
     size = np.where(held.ts >= times.settled_before, held.payload_size, -1).astype(np.int32)
-    payload = gather_payload(groups, held.payload, size, order)
     return RowColumns(
         offset=held.offset[order],
         index=held.within[order],
@@ -116,8 +109,8 @@ def _row_columns(rows: Rows, groups: list[tuple[Bucket, Int64s]], times: Times) 
         schema=held.schema[order],
         stratum=held.stratum[order],
         split=held.split[order],
-        ids=gather_ids(rows, held.id_place[order], held.id_size[order]),
-        payload=payload,
+        ids=packed(rows.table.ids, held.id_place[order], held.id_size[order]),
+        payload=packed_addresses(held.payload[order], size[order]),
     )
 
 

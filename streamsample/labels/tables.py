@@ -6,6 +6,8 @@ to kernels as named tuples of arrays; `counts` holds the scalars that kernels ch
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -17,7 +19,8 @@ from streamsample.records import Bools, Bytes, Int32s, Int64s
 
 NONE: Final = -1
 """No handle: the end of a chain, an empty index slot."""
-BLOCK: Final = 1024
+_OWN_PAGES: Final = 1 << 22
+BLOCK: Final = 256
 """Rows per block. A block belongs to one bucket."""
 PAGE: Final = 16384
 """Bytes per page of the id arena. A page belongs to one bucket; an id lies in one page."""
@@ -26,7 +29,7 @@ ROW: Final = np.dtype(
     [
         ("ts", "<i8"),
         ("offset", "<i8"),
-        ("payload", "<i8"),  # chunk number << 32 | place in the chunk
+        ("payload", "<i8"),  # memory address in the bucket's segment
         ("id_place", "<i8"),
         ("hash", "<u4"),  # the upper half of the id's hash
         ("payload_size", "<i4"),
@@ -289,10 +292,26 @@ CHOSEN_OUT: Final = _tuple(ChosenOut, B1_OUT, I64_OUT, I64_OUT, I64_OUT, I64_OUT
 USED_OUT: Final = _tuple(UsedOut, I64_OUT, I8_OUT, I64_OUT, I64_OUT, I16_OUT)
 
 
+def reserved(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array of `count` elements; large ones are pages of their own, resident once touched, given back when freed.
+
+    (The heap would hand out memory that others had touched, and keep it.) Huge pages spare most address translation misses.
+    """
+    size = count * dtype.itemsize
+    if size < _OWN_PAGES:
+        return np.empty(count, dtype)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, dtype, count)
+
+
 def grown(array: NDArray[Any], used: int, wanted: int) -> NDArray[Any]:
     """`array`, or a longer copy of its first `used` elements; what lies beyond is not touched, so not resident."""
     if wanted <= len(array):
         return array
-    larger = np.empty(max(wanted, 2 * len(array)), array.dtype)
+    more = len(array) if array.nbytes >= _OWN_PAGES else len(array) // 2
+    larger = reserved(max(wanted, len(array) + more), array.dtype)
     larger[:used] = array[:used]
     return larger

@@ -231,7 +231,7 @@ class Waiting:
         found = np.zeros(targets, np.int64)
         for k in range(self._width):
             used = (mask >> np.uint32(k)) & np.uint32(1) == 1
-            np.add.at(found, rules[source[used] * self._width + k], 1)
+            found += np.bincount(rules[source[used] * self._width + k], minlength=targets)
         return found
 
     def bytes_used(self) -> int:
@@ -241,9 +241,10 @@ class Waiting:
         return int(counts[ITEMS_USED] * per_item + counts[IDS_USED] + table.slots.nbytes + 16 * len(self._runs))
 
     def _valid(self, tickets: Int64s) -> Int64s:
-        handles = tickets >> 32
-        still: Bools = (self.table.items["sequence"][handles] & _LOW) == (tickets & _LOW)
-        return handles[still & (self.table.items["sequence"][handles] >= 0)]
+        handles: Int64s = tickets >> 32
+        sequence = self.table.items["sequence"][handles]
+        still: Bools = (sequence >= 0) & ((sequence & _LOW) == (tickets & _LOW))
+        return handles[still]
 
     def _reserve(self, more: int, id_bytes: int) -> None:
         table, counts = self.table, self.table.counts
@@ -264,7 +265,7 @@ class Waiting:
         end = np.cumsum(size, dtype=np.int64)
         live = int(end[-1]) if len(end) else 0
         ids = np.empty(max(2 * (live + more), self._MIN * 16), np.uint8)
-        gather(table.ids, table.items["id_place"][handles], size, -1, end - size, ids)
+        gather(table.ids, table.items["id_place"][handles], size, end - size, ids)
         table.items["id_place"][handles] = end - size
         table.counts[IDS_USED] = live
         return table._replace(ids=ids)

@@ -150,11 +150,14 @@ class Player:
         self.settle()
 
 
+_READ = st.tuples(st.just("read"), st.integers(0, 2), st.integers(1, 8))
+_COMMIT = st.tuples(st.just("commit"), st.integers(0, 2))
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("read"), st.integers(0, 2), st.integers(1, 12)),
-        st.tuples(st.just("settle")),
-        st.tuples(st.just("commit"), st.integers(0, 2)),
+        _READ,
+        st.tuples(st.just("read and settle"), st.integers(0, 2), st.integers(1, 3)),
+        _COMMIT,
+        st.tuples(st.just("commit and crash"), st.integers(0, 2)),
         st.tuples(st.just("crash")),
     ),
     max_size=40,
@@ -165,13 +168,13 @@ HASHES = st.sampled_from([harness.real_hash, harness.constant_hash, harness.weak
 def play(world: World, steps: list[tuple[object, ...]], hash_ids: harness.Hash) -> Player:
     player = Player(world, hash_ids)
     for what, *arguments in steps:
-        if what == "read":
+        if what in ("read", "read and settle"):
             player.read(int(arguments[0]) % len(player.position), int(arguments[1]))  # type: ignore[call-overload]
-        elif what == "settle":
+        if what == "read and settle":
             player.settle()
-        elif what == "commit":
+        if what in ("commit", "commit and crash"):
             player.commit(int(arguments[0]))  # type: ignore[call-overload]
-        else:
+        if what in ("crash", "commit and crash"):
             player.crash()
     player.finish()
     return player
@@ -197,7 +200,7 @@ def expect(player: Player, watermark: int) -> None:
         assert harness.row_counts(player.join, number) == wanted.rows[number]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(worlds(), STEPS, HASHES)
 def test_a2_any_order_any_restart_equals_the_oracle(
     world: World, steps: list[tuple[object, ...]], hash_ids: harness.Hash
@@ -210,13 +213,13 @@ def test_a2_any_order_any_restart_equals_the_oracle(
     assert (counts.open_rows, counts.waiting, counts.matches, counts.payload_bytes) == (0, 0, 0, 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(worlds(), STEPS, HASHES)
 def test_a13_a_restored_join_goes_on_as_if_nothing_had_been(
     world: World, steps: list[tuple[object, ...]], hash_ids: harness.Hash
 ) -> None:
     """The restored one and the one that went on give the same columns and the same deltas from then on."""
-    player = play(world, [step for step in steps if step[0] != "crash"][: len(steps) // 2], hash_ids)
+    player = play(world, [step for step in steps if "crash" not in str(step[0])][: len(steps) // 2], hash_ids)
     player.commit(0)
     restored = harness.restarted(player.settings, player.deltas)
     for watermark in (player.join.watermark + 3, player.join.watermark + 5000, 10**7):
@@ -228,7 +231,7 @@ def test_a13_a_restored_join_goes_on_as_if_nothing_had_been(
         restored.check()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(worlds(), STEPS, STEPS)
 def test_a8_two_interleavings_give_the_same_bytes(
     world: World, one: list[tuple[object, ...]], other: list[tuple[object, ...]]
