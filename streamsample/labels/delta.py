@@ -94,8 +94,8 @@ class Delta:
     """One commit's change.
 
     watermark, settled_before: every row with `ts < settled_before` has been settled. needed_until: a restore whose
-    watermark is larger needs none of these rows, matches and waiting feedback. targets: name and index of its feedback. The
-    ledger is absolute: the newest delta's counts.
+    watermark is larger needs none of these rows, matches and waiting feedback. targets: name and index of its
+    feedback. The ledger is absolute: the newest delta's counts.
     """
 
     watermark: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -88,6 +89,7 @@ def run_one(job: Job, options: Options, clock: Clock, *, serve: bool = True) -> 
     try:
         if server is not None:
             options.on_start(server.url)
+        _calm_garbage_collection()
         with _stopping_on_signals(worker.stop), _telling(report.progress, options.on_progress):
             worker.run()
         return report.progress
@@ -95,6 +97,13 @@ def run_one(job: Job, options: Options, clock: Clock, *, serve: bool = True) -> 
         if server is not None:
             server.close()
         admin.close()
+
+
+def _calm_garbage_collection() -> None:
+    """Numba leaves some 10**6 objects behind that never die; looking at them again and again took a quarter of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _ends(plan: Plan, admin: TopicAdmin, cluster: Cluster) -> dict[TopicPartition, int]:
