@@ -14,10 +14,11 @@ import numpy as np
 from streamsample.errors import StateError
 from streamsample.formats.projection import WriterSchema
 from streamsample.kafka.changelog import ChangelogPosition, StoredChunk
-from streamsample.labels import Delta, decode_delta
+from streamsample.labels import Delta, JoinSettings, decode_delta
 from streamsample.labels.watermark import WatermarkState
 from streamsample.records import TopicPartition
 
+_NEVER = -(2**62)
 _RESET = "start over with `streamsample reset JOB`, which forgets the open rows and reads the inputs again"
 
 
@@ -120,16 +121,15 @@ class ChunkLog:
         """Records of the changelog before this offset are not needed. None before the first chunk."""
         return self._chunks[0].offset if self._chunks else None
 
-    def add(self, sequence: int, offset: int, size_bytes: int, delta: Delta | None) -> None:
-        """Note a chunk that is (about to be) stored at `offset`."""
-        if delta is None:
-            self._chunks.append(_Chunk(sequence, offset, size_bytes, -(2**63), 0, -1))
-        else:
+    def add(self, sequence: int, offset: int, size_bytes: int, delta: Delta | None, needed_until: int = _NEVER) -> None:
+        """Note a chunk that is (about to be) stored at `offset`. needed_until: if that is later than the delta says."""
+        needed, elements, last_row = _NEVER, 0, -1
+        if delta is not None:
             rows = delta.rows.offset
             elements = len(rows) + len(delta.matches.offset) + len(delta.waiting.offset)
             last_row = int(rows[-1]) if len(rows) else -1
-            needed = delta.needed_until if elements else -(2**63)
-            self._chunks.append(_Chunk(sequence, offset, size_bytes, needed, elements, last_row))
+            needed = max(delta.needed_until, needed_until) if elements else _NEVER
+        self._chunks.append(_Chunk(sequence, offset, size_bytes, needed, elements, last_row))
         self.next_sequence = sequence + 1
         if self._rewritten_to is not None:
             while self._chunks and self._chunks[0].sequence <= self._rewritten_to:
@@ -161,6 +161,29 @@ class ChunkLog:
         """What the committed offset must say. At least one chunk must have been added."""
         first, last = self._chunks[0], self._chunks[-1]
         return ChangelogPosition(last.sequence, first.sequence, first.offset)
+
+
+def needed_until(settings: JoinSettings, deltas: Sequence[Delta]) -> list[int]:
+    """Until which watermark a join with these settings needs each of the deltas of a restore.
+
+    The windows may be longer than those that the deltas were made with. Matches are needed as long as their rows; those
+    of rows that are in none of the deltas not at all.
+    """
+    offsets = np.concatenate([np.empty(0, np.int64), *(delta.rows.offset for delta in deltas)])
+    times = np.concatenate([np.empty(0, np.int64), *(delta.rows.ts for delta in deltas)])
+    order = np.lexsort((times, offsets))
+    offsets, times = offsets[order], times[order]
+    needed = []
+    for delta in deltas:
+        rows = [delta.rows.ts]
+        if len(offsets):
+            at = np.searchsorted(offsets, delta.matches.row_offset, side="right") - 1
+            rows.append(times[at[offsets[at] == delta.matches.row_offset]])
+        latest = [int(part.max()) + settings.reach_ms + settings.hold_ms for part in rows if len(part)]
+        if len(delta.waiting.ts):
+            latest.append(int(delta.waiting.ts.max()) + settings.wait_ms)
+        needed.append(max(latest, default=_NEVER))
+    return needed
 
 
 def delta_of(body: ChunkBody, schemas: Sequence[SchemaName], where: TopicPartition) -> Delta | None:
