@@ -7,7 +7,7 @@ and is done only when it has read the last. An end offset would not do: it can l
 transaction.
 
 A part, big-endian: magic "SSC1" (4 bytes), sequence uint64, part uint32, parts uint32, then the part's bytes. The parts
-joined are an LZ4 frame of the chunk.
+joined are an LZ4 frame of the chunk, with a checksum of its content.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def pack_chunk(sequence: int, body: bytes, message_bytes_max: int) -> Spans:
             f"a commit changed {len(body):,} bytes of state, more than a chunk can hold",
             remedy="commit more often (commit_interval)",
         )
-    packed = lz4.frame.compress(body, compression_level=LZ4_LEVEL, block_linked=False)
+    packed = lz4.frame.compress(body, compression_level=LZ4_LEVEL, block_linked=False, content_checksum=True)
     room = max(message_bytes_max // 2 - _RECORD_OVERHEAD_BYTES, 1024)
     count = max(1, -(-len(packed) // room))
     return Spans.of(
