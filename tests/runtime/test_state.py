@@ -28,12 +28,14 @@ from tests.labels.oracle import Feedback, Prediction
 
 CHANGELOG = TopicPartition("job.changelog", 0)
 SLACK = 12
+S = 1_000
+"""Of ms: the join forgets rows by buckets of a second or more."""
 JOIN = JoinSettings(
     feedback=("clicks",),
-    targets=(TargetRule("clicked", 40, 0, "value", 0),),
-    grace_ms=10,
-    skew_ms=3,
-    late_horizon_ms=20,
+    targets=(TargetRule("clicked", 40 * S, 0, "value", 0),),
+    grace_ms=10 * S,
+    skew_ms=3 * S,
+    late_horizon_ms=20 * S,
 )
 
 
@@ -112,7 +114,7 @@ TURNS = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(turns=TURNS)
 def test_a_log_that_is_trimmed_and_rewritten_restores_right(turns: list[Turn]) -> None:
     """One join goes on undisturbed, the other is restored from its log now and then: they bring out the same, and the
@@ -121,14 +123,14 @@ def test_a_log_that_is_trimmed_and_rewritten_restores_right(turns: list[Turn]) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ChunkLog, "_SLACK", SLACK)
         whole, parts = LabelJoin(JOIN), Kept()
-        now, places = 1_000, [0, 0]
+        now, places = 1_000 * S, [0, 0]
         for turn in turns:
-            now += turn.passes
-            ids = [(now - age, f"p{id_}") for age, id_ in turn.predictions]
-            ids += [(now + turn.ahead, f"ahead{now}")] if turn.ahead else []
+            now += turn.passes * S
+            ids = [(now - age * S, f"p{id_}") for age, id_ in turn.predictions]
+            ids += [(now + turn.ahead * S, f"ahead{now}")] if turn.ahead else []
             served = [Prediction(places[0] + k, ts, id_.encode(), id_.encode()) for k, (ts, id_) in enumerate(ids)]
             given_ = [
-                Feedback(0, places[1] + k, now - age, f"p{id_}".encode(), places[1] + k, (places[1] + k,))
+                Feedback(0, places[1] + k, now - age * S, f"p{id_}".encode(), places[1] + k, (places[1] + k,))
                 for k, (age, id_) in enumerate(turn.feedback)
             ]
             places = [places[0] + len(served), places[1] + len(given_)]
@@ -153,7 +155,7 @@ def test_a_log_of_rows_that_close_in_order_cleans_itself() -> None:
     kept = Kept()
     sizes = []
     for turn in range(60):
-        now = 1_000 + 10 * turn
+        now = (1_000 + 10 * turn) * S
         give_predictions(kept.join, [Prediction(5 * turn + k, now + k, b"%d" % (5 * turn + k)) for k in range(5)])
         kept.join.on_watermark(now)
         kept.commit()
@@ -164,10 +166,10 @@ def test_a_log_of_rows_that_close_in_order_cleans_itself() -> None:
 def test_long_lived_rows_do_not_keep_it_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ChunkLog, "_SLACK", SLACK)
     kept = Kept()
-    give_predictions(kept.join, [Prediction(k, 100_000 + k, b"long%d" % k) for k in range(20)])
+    give_predictions(kept.join, [Prediction(k, 100_000 * S + k, b"long%d" % k) for k in range(20)])
     rewritten, longest = 0, 0
     for turn in range(200):
-        now = 1_000 + 10 * turn
+        now = (1_000 + 10 * turn) * S
         first = 20 + 5 * turn
         give_predictions(kept.join, [Prediction(first + k, now + k, b"%d" % (first + k)) for k in range(5)])
         kept.join.on_watermark(now)
@@ -183,20 +185,20 @@ def test_long_lived_rows_do_not_keep_it_long(monkeypatch: pytest.MonkeyPatch) ->
 def test_longer_windows_keep_the_chunks_longer() -> None:
     """Deltas that say until when they are needed were made with windows that have been lengthened since."""
     kept = Kept()
-    give_predictions(kept.join, [Prediction(0, 1_000, b"long")])
-    kept.join.on_watermark(1_000)
+    give_predictions(kept.join, [Prediction(0, 1_000 * S, b"long")])
+    kept.join.on_watermark(1_000 * S)
     kept.commit()
-    longer = replace(JOIN, targets=(replace(JOIN.targets[0], window_ms=400),), grace_ms=30)
+    longer = replace(JOIN, targets=(replace(JOIN.targets[0], window_ms=400 * S),), grace_ms=30 * S)
     kept = kept.restored(longer)
     for turn in range(1, 40):
-        kept.join.on_watermark(1_000 + 10 * turn)
+        kept.join.on_watermark((1_000 + 10 * turn) * S)
         kept.commit()
         assert kept.join.counts().open_rows == 1
         kept = kept.restored(longer)
-    give_feedback(kept.join, [Feedback(0, 0, 1_395, b"long", 0, (7,))])
-    (record,) = records_of(kept.join.on_watermark(1_431))
+    give_feedback(kept.join, [Feedback(0, 0, 1_395 * S, b"long", 0, (7,))])
+    (record,) = records_of(kept.join.on_watermark(1_431 * S))
     assert record[-1][0].value == 7
-    kept.join.on_watermark(2_000)
+    kept.join.on_watermark(2_000 * S)
     kept.commit()
     assert len(kept.chunks()) == 1
 

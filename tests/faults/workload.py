@@ -1,0 +1,341 @@
+"""A deterministic stream of predictions and feedback, and the training records that it must give, by definition.
+
+Everything that happens to real streams is in it: disorder within the grace, duplicates (redelivered predictions and
+feedback), several feedback for one prediction, orphans, feedback before its prediction or after its window, ids that
+are prefixes of others, predictions again under an id whose windows have passed, and records that cannot be used.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import fastavro
+
+from streamsample.kafka.partitioner import partitions_of
+from streamsample.records import Spans
+from streamsample.runtime.rows import RecordIds
+from tests.labels.oracle import Feedback, Label, Outcome, Prediction, Target, join
+
+Encoding = Literal["json", "avro"]
+SourceName = Literal["predictions", "clicks", "orders"]
+SOURCES: tuple[SourceName, ...] = ("predictions", "clicks", "orders")
+
+START_MS = 1_700_000_000_000
+WINDOW_MS = {"clicked": 20_000, "revenue": 45_000}
+GRACE_MS = 3_000
+LATE_HORIZON_MS = 10_000
+SLICE_MS = GRACE_MS // 2
+"""Of event time. Records are out of order by less than that, and so are the partitions when slices are published one
+after the other."""
+
+SCHEMA: dict[str, Any] = {
+    "type": "record",
+    "name": "Prediction",
+    "namespace": "shop",
+    "fields": [
+        {"name": "id", "type": ["null", "string"]},
+        {"name": "ts", "type": "long"},
+        {"name": "score", "type": "double"},
+        {"name": "note", "type": "string"},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One message. ts: its event time in ms, None if the job cannot use it; `stage` then says where it is refused.
+
+    id: of the prediction; own: the feedback's id; quarters: an order's amount in quarters, so that it is exact.
+    """
+
+    source: SourceName
+    ts: int | None
+    id: str
+    value: bytes | None
+    stamp: int
+    own: str = ""
+    quarters: int = 0
+    stage: str | None = None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An event where it lies in Kafka."""
+
+    event: Event
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Dead:
+    """A dead letter by where it came from and where it was refused."""
+
+    source: SourceName
+    partition: int
+    offset: int
+    stage: str
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What one job must have brought out. records: by (partition, key, timestamp, value), how often: once each.
+
+    A value is the JSON text; for Avro that of the decoded record, keys in order.
+    """
+
+    records: Counter[tuple[int, bytes, int, str]]
+    dead: Counter[Dead]
+    outcomes: list[Outcome]
+    watermarks: list[int]
+
+
+@dataclass
+class Workload:
+    """The events in the order in which they are published, and where the published ones lie."""
+
+    encoding: Encoding
+    partitions: int
+    events: list[Event]
+    placed: list[Placed] = field(default_factory=list)
+
+    @staticmethod
+    def make(
+        seed: int,
+        *,
+        encoding: Encoding = "json",
+        partitions: int = 3,
+        predictions: int = 900,
+        step_ms: int = 200,
+        bad: bool = True,
+    ) -> Workload:
+        """predictions: how many, about `step_ms` apart in event time."""
+        generator = random.Random(seed)
+        events = _tell(generator, encoding, predictions, step_ms, bad)
+        order = [(event.stamp + generator.randrange(SLICE_MS), number) for number, event in enumerate(events)]
+        return Workload(encoding, partitions, [events[number] for _, number in sorted(order)])
+
+    def slices(self) -> Iterator[list[Event]]:
+        """The events not yet published, in slices of `SLICE_MS` of event time; each must be visible before the next."""
+        slice_: list[Event] = []
+        number = None
+        for event in self.events[len(self.placed) :]:
+            mine = (event.stamp - START_MS) // SLICE_MS
+            if slice_ and mine > (number or 0):
+                yield slice_
+                slice_ = []
+            number = max(mine, number or 0)
+            slice_.append(event)
+        if slice_:
+            yield slice_
+
+    def partition_of(self, event: Event) -> int:
+        """Where the default partitioner puts it."""
+        return int(partitions_of(Spans.of([event.id.encode()]), self.partitions)[0][0])
+
+    def watermark(self) -> int:
+        """Of every task whose partitions are all caught up: the least of the topics' largest event times."""
+        largest = dict.fromkeys(SOURCES, -(10**15))
+        for placed in self.placed:
+            if placed.event.ts is not None:
+                largest[placed.event.source] = max(largest[placed.event.source], placed.event.ts)
+        return min(largest.values())
+
+    def expected(self, names: dict[SourceName, str], job: str, version: str) -> Expected:
+        """By the definitions of the join, from what has been published. names: the topics' names."""
+        dead = Counter(
+            Dead(placed.event.source, placed.partition, placed.offset, placed.event.stage)
+            for placed in self.placed
+            if placed.event.stage is not None
+        )
+        records: Counter[tuple[int, bytes, int, str]] = Counter()
+        outcomes = []
+        for partition in range(self.partitions):
+            outcome = self.outcome(partition, self.watermark())
+            outcomes.append(outcome)
+            for ts, offset, id_, payload, labels in outcome.records:
+                record = self._record(names, job, version, partition, ts, offset, id_, payload, labels)
+                records[partition, id_, ts + max(WINDOW_MS.values()) + GRACE_MS, record] += 1
+        return Expected(records, dead, outcomes, [self.watermark()] * self.partitions)
+
+    def outcome(self, partition: int, watermark: int) -> Outcome:
+        """What the oracle says of one partition number when its watermark has come to `watermark`."""
+        mine = [p for p in self.placed if p.partition == partition and p.event.ts is not None]
+        predictions = [
+            Prediction(p.offset, p.event.ts or 0, p.event.id.encode(), p.event.value or b"")
+            for p in mine
+            if p.event.source == "predictions"
+        ]
+        feedback = [
+            Feedback(
+                number, p.offset, p.event.ts or 0, p.event.id.encode(), _number(p.event.own), (_label_of(p.event),)
+            )
+            for number, source in enumerate(SOURCES[1:])
+            for p in mine
+            if p.event.source == source
+        ]
+        targets = [Target(WINDOW_MS["clicked"], 0, "value", 0), Target(WINDOW_MS["revenue"], 1, "null")]
+        return join(
+            predictions,
+            feedback,
+            targets,
+            skew=0,
+            grace=GRACE_MS,
+            late_horizon=LATE_HORIZON_MS,
+            watermark=watermark,
+        )
+
+    def _record(
+        self,
+        names: dict[SourceName, str],
+        job: str,
+        version: str,
+        partition: int,
+        ts: int,
+        offset: int,
+        id_: bytes,
+        payload: bytes,
+        labels: Sequence[Label],
+    ) -> str:
+        """The record's text. Features are spliced: in JSON they are the prediction's own bytes."""
+        import numpy as np
+
+        record_id = bytes(RecordIds(job).of(Spans.of([id_]), np.array([ts], np.int64))[0]).hex()
+        places = []
+        targets = {}
+        for (target, feedback), label in zip((("clicked", "clicks"), ("revenue", "orders")), labels, strict=True):
+            value = None if label.value is None else label.value / 4 if target == "revenue" else label.value
+            given = label.given_by
+            targets[target] = {
+                "value": value,
+                "kind": feedback if label.explicit else None,
+                "source": "explicit" if label.explicit else "implicit",
+                "event_time": given[0] if given else None,
+                "delay_ms": given[0] - ts if given else None,
+            }
+            if given:
+                place = {"topic": names[feedback], "partition": partition, "offset": given[1], "index": 0}  # type: ignore[index]
+                places.append({"target": target, **place})
+        mark = "\x00features\x00"
+        record = {
+            "record_id": record_id,
+            "revision": 0,
+            "supersedes": None,
+            "state": "final",
+            "features": mark if self.encoding == "json" else decode(payload),
+            "targets": targets,
+            "settled": list(WINDOW_MS),
+            "weights": {"sampling": 1.0, "delay": None},
+            "sampling": None,
+            "split": None,
+            "lineage": {
+                "job": job,
+                "version": version,
+                "prediction": {"topic": names["predictions"], "partition": partition, "offset": offset, "index": 0},
+                "feedback": places,
+            },
+            "closed_by": "event",
+        }
+        return text_of(record).replace(json.dumps(mark), payload.decode() if self.encoding == "json" else "")
+
+
+def text_of(record: Any) -> str:
+    """JSON as the job writes it: no spaces."""
+    return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
+
+
+def decode(value: bytes, schema: Any = SCHEMA) -> Any:
+    """A bare Avro value."""
+    return fastavro.schemaless_reader(io.BytesIO(value), schema)
+
+
+def _label_of(event: Event) -> int:
+    return 1 if event.source == "clicks" else event.quarters
+
+
+def _number(own: str) -> int:
+    """Feedback ids only have to differ where the names do."""
+    return int.from_bytes(own.encode(), "big")
+
+
+def _tell(generator: random.Random, encoding: Encoding, predictions: int, step_ms: int, bad: bool) -> list[Event]:
+    """What happens, in order of the predictions."""
+    events: list[Event] = []
+    for number in range(predictions):
+        ts = START_MS + number * step_ms + generator.randrange(step_ms)
+        id_ = f"p{number}"
+        if number > 600 and generator.random() < 0.05:
+            id_ = f"p{number - 500}"  # 100 s later: its windows have passed
+        served = _prediction(encoding, id_, ts, generator)
+        events.append(served)
+        if generator.random() < 0.05:
+            events.append(served)
+        if generator.random() < 0.02:
+            events.append(_prediction(encoding, id_, ts + generator.randrange(30_000), generator))
+        events += _feedback(generator, id_, ts, number)
+        if bad and number % 60 == 17:
+            events.append(_unusable(generator, encoding, ts, number))
+    return events
+
+
+def _feedback(generator: random.Random, id_: str, ts: int, number: int) -> Iterator[Event]:
+    for _ in range(generator.choice((0, 0, 1, 1, 2))):
+        when = ts + int(generator.expovariate(1 / 9_000))
+        click = _click(id_, when, f"c{number}-{generator.randrange(10**9)}")
+        yield click
+        if generator.random() < 0.1:
+            yield click
+    if generator.random() < 0.25:
+        when = ts + int(generator.expovariate(1 / 20_000))
+        yield _order(id_, when, f"o{number}", generator.randrange(1, 4_000))
+    if generator.random() < 0.03:
+        yield _click(f"nobody{number}", ts, f"n{number}")
+    if generator.random() < 0.03:
+        yield _click(id_, ts - generator.randrange(1, 2_000), f"early{number}")
+    if generator.random() < 0.02:
+        yield _click(id_, ts + WINDOW_MS["revenue"] + generator.randrange(30_000), f"late{number}")
+
+
+def _prediction(encoding: Encoding, id_: str, ts: int, generator: random.Random) -> Event:
+    fields = {"id": id_, "ts": ts, "score": generator.randrange(1000) / 8, "note": "é" * generator.randrange(30)}
+    return Event("predictions", ts, id_, _encode(encoding, fields), ts)
+
+
+def _encode(encoding: Encoding, fields: dict[str, Any]) -> bytes:
+    if encoding == "json":
+        return text_of(fields).encode()
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, SCHEMA, fields)
+    return out.getvalue()
+
+
+def _click(id_: str, ts: int, own: str) -> Event:
+    value = text_of({"id": id_, "ts": ts, "click_id": own}).encode()
+    return Event("clicks", ts, id_, value, ts, own)
+
+
+def _order(id_: str, ts: int, own: str, quarters: int) -> Event:
+    value = text_of({"id": id_, "ts": ts, "order_id": own, "amount": quarters / 4}).encode()
+    return Event("orders", ts, id_, value, ts, own, quarters)
+
+
+def _unusable(generator: random.Random, encoding: Encoding, ts: int, number: int) -> Event:
+    """A record of a kind that the job refuses, or passes over: never the newest of its topic."""
+    stamp, id_ = ts - 1_000, f"bad{number}"
+    ahead = ts + 100 * 365 * 86_400_000
+    fields = {"id": id_, "ts": ts, "score": 1.0, "note": "bad"}
+    kinds = [
+        Event("predictions", None, id_, _encode(encoding, fields)[:-2], stamp, stage="decode"),
+        Event("predictions", None, id_, _encode(encoding, {**fields, "id": None}), stamp, stage="identify"),
+        Event("predictions", None, id_, _encode(encoding, {**fields, "ts": ahead}), stamp, stage="time"),
+        Event("predictions", None, id_, None, stamp),
+        Event("clicks", None, id_, b'{"id":', stamp, stage="decode"),
+        Event("orders", None, id_, None, stamp),
+    ]
+    return generator.choice(kinds)
