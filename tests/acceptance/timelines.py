@@ -223,11 +223,23 @@ class OneTask:
         keys: list[bytes | None] | None = None,
         times: list[int] | None = None,
     ) -> None:
-        """One batch of raw values."""
+        """Process one batch of raw values."""
+        self._caught_up(kind, False)
+        self.task.process(self.batch(kind, values, keys, times), self.clock.now_ms(), self.clock.elapsed_ms())
+        self.turn()
+
+    def batch(
+        self,
+        kind: str,
+        values: list[bytes | None],
+        keys: list[bytes | None] | None = None,
+        times: list[int] | None = None,
+    ) -> RecordBatch:
+        """The next records of a topic."""
         topic, count = f"job.{kind}", len(values)
         first = self.offsets.get(topic, 0)
         self.offsets[topic] = first + count
-        batch = RecordBatch(
+        return RecordBatch(
             topic=topic,
             partition=self.number,
             offsets=np.arange(first, first + count),
@@ -237,9 +249,6 @@ class OneTask:
             headers=Spans.nulls(count),
             next_offset=first + count,
         )
-        self._caught_up(kind, False)
-        self.task.process(batch, self.clock.now_ms(), self.clock.elapsed_ms())
-        self.turn()
 
     def turn(self) -> None:
         """What the worker does after each poll."""
