@@ -42,9 +42,9 @@ class Metrics:
     def _records(self) -> None:
         """What comes in and goes out."""
         self.records_in = self._counter("records_in_total", "Records read, by topic.", "topic")
-        self.bytes_in = self._counter("bytes_in_total", "Bytes of keys and values read, by topic.", "topic")
+        self.bytes_in = self._counter("input_bytes_total", "Bytes of keys and values read, by topic.", "topic")
         self.records_out = self._counter("records_out_total", "Records committed, by topic.", "topic")
-        self.bytes_out = self._counter("bytes_out_total", "Bytes of keys and values committed, by topic.", "topic")
+        self.bytes_out = self._counter("output_bytes_total", "Bytes of keys and values committed, by topic.", "topic")
         self.sampled = self._counter(
             "sampled_total",
             "Sampling decisions, by design, stratum (declared ones by name, all others as `other`) and outcome "
