@@ -6,8 +6,8 @@ Binary form, version 1, little-endian:
     version    uint16    1
     reserved   uint16    0
     meta size  uint32    bytes of the meta block
-    meta       JSON      {"watermark", "settled_before", "needed_until", "targets": [[name, feedback]...], "feedback": [name...],
-                          "columns": [[name, dtype, elements]...]}
+    meta       JSON      {"watermark", "settled_before", "needed_until", "targets": [[name, feedback]...],
+                          "feedback": [name...], "columns": [[name, dtype, elements]...]}
     columns    raw       each column's elements, in the order of "columns", without padding
     checksum   uint32    CRC-32C of everything before it
 
@@ -43,7 +43,8 @@ Int8s = NDArray[np.int8]
 @dataclass(frozen=True, slots=True)
 class RowColumns:
     """n predictions, ascending by (offset, index). hash is the upper half of the id's hash. payload is null where
-    the row was settled already."""
+    the row was settled already.
+    """
 
     offset: Int64s
     index: Int16s
@@ -58,8 +59,9 @@ class RowColumns:
 
 @dataclass(frozen=True, slots=True)
 class MatchColumns:
-    """n matched feedback, each naming its prediction by (row_offset, row_index). `rule` is an index into `Delta.targets`
-    (one rule per target).
+    """n matched feedback, each naming its prediction by (row_offset, row_index).
+
+    `rule` is an index into `Delta.targets` (one rule per target).
     """
 
     row_offset: Int64s

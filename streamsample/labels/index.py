@@ -1,9 +1,9 @@
 """Open addressing over records with `id_place` and `id_size`: an id finds the newest record that carries it.
 
-A slot is a uint64: the upper half of the id's hash, and the record's handle. Linear probing; deletion shifts back, so there are
-no tombstones; neither it nor growth looks at a record. The home slot is the upper half scaled to the table's length (Lemire,
-"Fast Random Integer Generation in an Interval", 2019), so a table may have any length. The id's bytes are compared on
-a hit: equal hashes never mix ids (A15).
+A slot is a uint64: the upper half of the id's hash, and the record's handle. Linear probing; deletion shifts back, so
+there are no tombstones; neither it nor growth looks at a record. The home slot is the upper half scaled to the table's
+length (Lemire, "Fast Random Integer Generation in an Interval", 2019), so a table may have any length. The id's bytes
+are compared on a hit: equal hashes never mix ids (A15).
 """
 
 from __future__ import annotations

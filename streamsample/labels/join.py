@@ -3,15 +3,16 @@
 Pure: arrays in, columns out; no I/O, no clock, no random numbers. Time moves only by `on_watermark`.
 
 Why the result does not depend on arrival (A2), for disorder within G:
-- A prediction's input partition has one order, its offsets. Two rows of one id whose times differ by at most the largest window +
-  skew are one prediction, and the first by offset stays. It is still held when the second one comes: the watermark is then at most
-  `p2.ts + G`, so at most `p1.ts + window + skew + G`. Hence the spans [p.ts - skew, p.ts + window] of an id's rows never
-  overlap, and a feedback belongs to at most one row, whichever of the two comes first.
+- A prediction's input partition has one order, its offsets. Two rows of one id whose times differ by at most the
+  largest window + skew are one prediction, and the first by offset stays. It is still held when the second one comes:
+  the watermark is then at most `p2.ts + G`, so at most `p1.ts + window + skew + G`. Hence the spans
+  [p.ts - skew, p.ts + window] of an id's rows never overlap, and a feedback belongs to at most one row, whichever of
+  the two comes first.
 - Feedback that fits no held row waits until no prediction that it fits can come; a new row takes what waits for it.
 - A row keeps all its matched feedback, and the choice among it is made once, at the close, by event time and place.
-- What a waiting feedback was (late or orphan) is decided at its expiry, before any row that matters is forgotten: a row is held until
-  the watermark passes `p.ts + window + G + late_horizon + skew`. (Orphan or pre_causal may depend on how far the input
-  was read ahead; both label nothing.)
+- What a waiting feedback was (late or orphan) is decided at its expiry, before any row that matters is forgotten: a
+  row is held until the watermark passes `p.ts + window + G + late_horizon + skew`. (Orphan or pre_causal may depend on
+  how far the input was read ahead; both label nothing.)
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from streamsample.labels.delta import Delta
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.matches import Matches, apply_feedback
 from streamsample.labels.results import DUPLICATE, LATE, LIMIT, NEW, Codes, Counts, Settled
-from streamsample.labels.rows import LATE_ROW, REFUSED_ROW, Rows, find_rows, insert_rows
+from streamsample.labels.row_kernels import LATE_ROW, REFUSED_ROW, find_rows, insert_rows
+from streamsample.labels.rows import Rows
 from streamsample.labels.settings import ID_BYTES_MAX, TIME_MAX, JoinSettings
 from streamsample.labels.settle import build_settled
 from streamsample.labels.tables import HELD, INDEXED, OPEN_ROWS, FeedbackBatch, PredictionBatch, Times
@@ -82,8 +84,9 @@ class LabelJoin:
         """Take n predictions in offset order; what became of each: uint8[n] of NEW, DUPLICATE, LATE or LIMIT.
 
         ts: event times in ms. ids: canonical id bytes, no nulls. hashes: the ids' 64-bit hashes. payload: opaque bytes,
-        copied (null allowed). index: the prediction's place inside its Kafka record, default 0; (offset, index) ascends.
-        Feedback that waits for these predictions is matched at once. LATE and LIMIT rows are the caller's to dead-letter.
+        copied (null allowed). index: the prediction's place inside its Kafka record, default 0; (offset, index)
+        ascends. Feedback that waits for these predictions is matched at once. LATE and LIMIT rows are the caller's to
+        dead-letter.
         """
         count = len(offsets)
         if not count:
@@ -122,7 +125,8 @@ class LabelJoin:
         ids: the ids of the predictions that they refer to, no nulls; hashes: of those ids.
         values, valid: one column per target that uses this source, in the order of `settings.rules_of(source)`; values
         are 8-byte bits as int64[n]; valid (default all True) False means no value: counted dropped{no_value}.
-        feedback_ids: hashes of the events' own ids (default: their offset and index); the same one twice is a duplicate.
+        feedback_ids: hashes of the events' own ids (default: their offset and index); one that comes twice is a
+        duplicate.
         not_sampled: True where the design cannot have kept the prediction: counted, takes no memory.
         """
         count, rules = len(offsets), self._rules[source]
@@ -171,7 +175,7 @@ class LabelJoin:
         return settled
 
     def next_deadline(self) -> int | None:
-        """No call of `on_watermark` up to and including this watermark settles or expires anything; None: nothing is open."""
+        """The watermark up to which (inclusive) `on_watermark` settles and expires nothing. None: nothing is open."""
         row, feedback = self._rows.first_open(), self._waiting.first()
         times = [] if row is None else [row + self.settings.reach_ms]
         if feedback is not None:
@@ -179,8 +183,10 @@ class LabelJoin:
         return min(times, default=None)
 
     def rewrite(self, up_to_offset: int, from_offset: int = 0) -> None:
-        """Put all rows still needed with `from_offset <= offset <= up_to_offset`, their matches, their payload, and all waiting
-        feedback into the next delta, so that older deltas that hold them can go.
+        """Put old rows into the next delta again, so that the older deltas that hold them can go.
+
+        Those with `from_offset <= offset <= up_to_offset` that are still needed, with their matches and payload, and
+        all waiting feedback.
 
         A delta can go when the rows that it holds were rewritten since: its matches of other rows are then in newer
         deltas too (those rows were themselves rewritten after the match), and its waiting feedback as well.
@@ -385,7 +391,8 @@ class LabelJoin:
     def _restore_rows(self, rows: Any) -> None:
         slots, buckets = self._rows.place(rows.ts, None)
         batch = PredictionBatch(
-            rows.offset, rows.index, rows.ts, rows.hash.astype(np.uint64) << np.uint64(32), rows.ids.buffer, rows.ids.start, rows.ids.size,
+            rows.offset, rows.index, rows.ts, rows.hash.astype(np.uint64) << np.uint64(32),
+            rows.ids.buffer, rows.ids.start, rows.ids.size,
             rows.schema, rows.stratum, rows.split, slots,
         )  # fmt: skip
         handles = self._insert(batch, len(buckets), self._times._replace(overlap=-1, open_rows_max=2**62))

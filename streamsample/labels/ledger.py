@@ -56,8 +56,8 @@ PREDICTION_COLUMNS: Final = ("predictions_in", "duplicate", "late")
 class Ledger:
     """Counters since the job began, as arrays that the step adds to.
 
-    rows: int64[targets, len(ROW_COLUMNS)]; feedback: int64[targets, len(FEEDBACK_COLUMNS)], per target and the feedback that its
-    rule reads; predictions: int64[len(PREDICTION_COLUMNS)].
+    rows: int64[targets, len(ROW_COLUMNS)]; feedback: int64[targets, len(FEEDBACK_COLUMNS)], per target and the
+    feedback that its rule reads; predictions: int64[len(PREDICTION_COLUMNS)].
     """
 
     __slots__ = ("feedback", "predictions", "rows", "targets")

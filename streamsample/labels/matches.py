@@ -41,6 +41,7 @@ _LIMIT: Final = books.FEEDBACK_LIMIT
 
 @inline
 def new_entry(free, counts):  # type: ignore[no-untyped-def]
+    """A freed entry, else the next one never used."""
     counts[ENTRIES] += 1
     if counts[ENTRIES_FREE] > 0:
         counts[ENTRIES_FREE] -= 1
@@ -67,7 +68,8 @@ def outcome(entries, head, window, per_row_max, rule, length, feedback_id):  # t
 
 @kernel(types.void(ROW_TABLE, MATCH_TABLE, types.int64, *FEEDBACK_BATCH, I64, I64))
 def apply_feedback(  # type: ignore[no-untyped-def]
-    table, match, settled_before, source, offset, within, event_time, feedback_id, hashes, ids, id_start, id_size, mask, bits,
+    table, match, settled_before,
+    source, offset, within, event_time, feedback_id, hashes, ids, id_start, id_size, mask, bits,
     picks, handles,
 ):  # fmt: skip
     """Let the feedback at `picks` have its effect on the rows that it belongs to, for each target of its mask."""
@@ -103,6 +105,16 @@ def apply_feedback(  # type: ignore[no-untyped-def]
 
 
 @inline
+def comes_before(entries, left, right):  # type: ignore[no-untyped-def]
+    """Whether an entry is smaller than another by (event time, offset, index)."""
+    if entries[left].ts != entries[right].ts:
+        return entries[left].ts < entries[right].ts
+    if entries[left].offset != entries[right].offset:
+        return entries[left].offset < entries[right].offset
+    return entries[left].index < entries[right].index
+
+
+@inline
 def first_of(entries, head, rule):  # type: ignore[no-untyped-def]
     """take: first. The rule's matched feedback smallest by (event time, offset, index), or -1.
 
@@ -110,14 +122,8 @@ def first_of(entries, head, rule):  # type: ignore[no-untyped-def]
     """
     best, entry = NONE, head
     while entry >= 0:
-        if entries[entry].rule == rule:
-            if best < 0 or entries[entry].ts < entries[best].ts:
-                best = entry
-            elif entries[entry].ts == entries[best].ts and (
-                entries[entry].offset < entries[best].offset
-                or (entries[entry].offset == entries[best].offset and entries[entry].index < entries[best].index)
-            ):
-                best = entry
+        if entries[entry].rule == rule and (best < 0 or comes_before(entries, entry, best)):
+            best = entry
         entry = entries[entry].next
     return best
 

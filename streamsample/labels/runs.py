@@ -1,4 +1,4 @@
-"""Event times in order without ever sorting what is already sorted: a stack of sorted runs, merged when alike in size."""
+"""Event times in order without sorting what is sorted already: a stack of sorted runs, merged when alike in size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MERGE_AT = 2
 
 
 def stable_order(times: Int64s) -> NDArray[np.intp]:
-    """The permutation that sorts `times`, equal ones in their order. Near each other, as those of a bucket are, by radix.
+    """The permutation that sorts `times`, equal ones in their order; by radix when near each other, as in a bucket.
 
     (numpy sorts 16-bit numbers by radix: a tenth of the cost of comparing int64.)
     """

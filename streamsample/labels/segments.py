@@ -63,7 +63,7 @@ class Segment:
         self.bytes_used = 0
 
     def append(self, table: RowTable, picks: Int64s, handles: NDArray[np.int32], payload: Spans) -> None:
-        """Copy the payload of the rows at `picks`, whose handles are `handles[picks]`, and note where it is in the rows."""
+        """Copy the payload of the rows at `picks`, whose handles are `handles[picks]`; the rows note where it is."""
         first = 0
         while True:
             if self._chunks:

@@ -29,8 +29,8 @@ def bits_of(value: float | int) -> int:
 class TargetRule:
     """One target and the rule that labels it.
 
-    feedback: index into `JoinSettings.feedback`. window_ms: the feedback window W, inclusive. silent_bits: the value when
-    `if_silent` is "value", as 8-byte bits (see `bits_of`).
+    feedback: index into `JoinSettings.feedback`. window_ms: the feedback window W, inclusive. silent_bits: the value
+    when `if_silent` is "value", as 8-byte bits (see `bits_of`).
     """
 
     name: str
@@ -57,9 +57,9 @@ class Limits:
 class JoinSettings:
     """The shape of one label join. Times in ms.
 
-    feedback: the names of the feedback sources, in an order that the job fixes. grace_ms: G. skew_ms: how far before its
-    prediction a feedback may be dated. late_horizon_ms: how long after the largest window a feedback of a closed row is
-    still told from an orphan.
+    feedback: the names of the feedback sources, in an order that the job fixes. grace_ms: G. skew_ms: how far before
+    its prediction a feedback may be dated. late_horizon_ms: how long after the largest window a feedback of a closed
+    row is still told from an orphan.
     """
 
     feedback: tuple[str, ...]

@@ -82,7 +82,9 @@ def _label(
     book[books.EXPLICIT] += given
     book[books.ROW_SILENT if target.if_silent == "drop" else books.IMPLICIT] += labelled - given
     book[books.ROW_UNCOVERED] += count - labelled
-    return TargetColumns(bits, valid, settled, explicit, chosen.event_time[mine], chosen.delay[mine], chosen.place[mine])
+    return TargetColumns(
+        bits, valid, settled, explicit, chosen.event_time[mine], chosen.delay[mine], chosen.place[mine]
+    )
 
 
 def _kept(column: TargetColumns, keep: Bools) -> TargetColumns:

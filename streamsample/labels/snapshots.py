@@ -167,8 +167,9 @@ def rows_of(log: NDArray[Any], rows: Rows, settled_before: int) -> Int64s:
 
 
 def merged_waiting(deltas: Sequence[Delta], settings: JoinSettings, width: int) -> FeedbackBatch:
-    """All waiting feedback of the deltas, once each, in the order of arrival, with sources and targets as `settings` numbers
-    them.
+    """All waiting feedback of the deltas, once each, in the order of arrival.
+
+    Sources and targets are numbered as `settings` does.
     """
     parts = [_renumbered(delta, settings, width) for delta in deltas]
     names = ("source", "offset", "within", "ts", "feedback_id", "hash", "mask")
@@ -199,8 +200,8 @@ def restore_ledger(ledger: Ledger, last: Delta, open_rows: int, waiting: Int64s)
     for number, name in enumerate(ledger.targets):
         if ledger.rows[number, OPEN] != open_rows or ledger.feedback[number, WAITING] != waiting[number]:
             raise StateError(
-                f"target {name}: {open_rows} open rows and {int(waiting[number])} waiting feedback were restored, but the "
-                f"ledger says {int(ledger.rows[number, OPEN])} and {int(ledger.feedback[number, WAITING])}",
+                f"target {name}: {open_rows} open rows and {int(waiting[number])} waiting feedback were restored, but "
+                f"the ledger says {int(ledger.rows[number, OPEN])} and {int(ledger.feedback[number, WAITING])}",
                 remedy="a part of the changelog is missing: restore from another copy, or start anew with `reset`",
             )
 
@@ -245,6 +246,7 @@ def _renumbered(delta: Delta, settings: JoinSettings, width: int) -> FeedbackBat
                 mask[mine] |= ((waiting.mask[mine] >> np.uint32(k)) & np.uint32(1)) << np.uint32(to)
                 bits[mine, to] = old_bits[mine, k]
     return FeedbackBatch(
-        source, waiting.offset, waiting.index, waiting.ts, waiting.feedback_id, waiting.hash.astype(np.uint64) << np.uint64(32),
+        source, waiting.offset, waiting.index, waiting.ts, waiting.feedback_id,
+        waiting.hash.astype(np.uint64) << np.uint64(32),
         waiting.ids.buffer, waiting.ids.start, waiting.ids.size, mask, bits.reshape(-1),
     )  # fmt: skip

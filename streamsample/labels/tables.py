@@ -174,8 +174,8 @@ class WaitTable(NamedTuple):
 class Times(NamedTuple):
     """The times that decide, in ms. Rows with ts < settled_before are settled, with ts < dead_before forgotten.
 
-    overlap: two rows of one id closer than this are the same prediction. late: `f.ts - p.ts` up to which a feedback of a
-    closed row is late.
+    overlap: two rows of one id closer than this are the same prediction. late: `f.ts - p.ts` up to which a feedback
+    of a closed row is late.
     """
 
     skew: int
@@ -235,7 +235,7 @@ class RowOut(NamedTuple):
 
 
 class ChosenOut(NamedTuple):
-    """The feedback chosen for n rows and t targets, target by target: [t * n] each; `place` is where it is in a UsedOut."""
+    """The feedback chosen for n rows and t targets, target by target: [t * n] each; `place`: where in a UsedOut."""
 
     has: Bools
     event_time: Int64s
@@ -285,9 +285,7 @@ PREDICTION_BATCH: Final = (I64, I16, I64, U64, U8, I64, I32, I16, I32, I8, I32)
 """The columns of a PredictionBatch as a kernel's arguments: spread out, so that read-only arrays are accepted."""
 FEEDBACK_BATCH: Final = (I32, I64, I16, I64, U64, U64, U8, I64, I32, _U32, I64)
 """The columns of a FeedbackBatch as a kernel's arguments."""
-ROW_OUT: Final = _tuple(
-    RowOut, I64_OUT, I64_OUT, I64_OUT, I64_OUT, I32_OUT, I32_OUT, I32_OUT, I16_OUT, I16_OUT, I8_OUT
-)
+ROW_OUT: Final = _tuple(RowOut, I64_OUT, I64_OUT, I64_OUT, I64_OUT, I32_OUT, I32_OUT, I32_OUT, I16_OUT, I16_OUT, I8_OUT)
 CHOSEN_OUT: Final = _tuple(ChosenOut, B1_OUT, I64_OUT, I64_OUT, I64_OUT, I64_OUT)
 USED_OUT: Final = _tuple(UsedOut, I64_OUT, I8_OUT, I64_OUT, I64_OUT, I16_OUT)
 
@@ -295,7 +293,7 @@ USED_OUT: Final = _tuple(UsedOut, I64_OUT, I8_OUT, I64_OUT, I64_OUT, I16_OUT)
 def reserved(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """An array of `count` elements; large ones are pages of their own, resident once touched, given back when freed.
 
-    (The heap would hand out memory that others had touched, and keep it.) Huge pages spare most address translation misses.
+    (The heap would hand out memory that others had touched, and keep it.) Huge pages spare most translation misses.
     """
     size = count * dtype.itemsize
     if size < _OWN_PAGES:

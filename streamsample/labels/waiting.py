@@ -7,7 +7,15 @@ from numba import types
 from numpy.typing import NDArray
 
 from streamsample.kernels import I32, I64, I64_OUT, copy_bytes, inline, kernel
-from streamsample.labels.index import clear_slot, empty_slots, find_slot, handle_in, slot_of_handle, slot_value, with_room
+from streamsample.labels.index import (
+    clear_slot,
+    empty_slots,
+    find_slot,
+    handle_in,
+    slot_of_handle,
+    slot_value,
+    with_room,
+)
 from streamsample.labels.runs import SortedRuns
 from streamsample.labels.segments import gather
 from streamsample.labels.tables import (
@@ -87,7 +95,21 @@ def take_fitting(table, wait, skew, window, handles, found_rows, found):  # type
 
 @kernel(types.void(WAIT_TABLE, *FEEDBACK_BATCH, I64, types.int64, I64_OUT))
 def add_waiting(  # type: ignore[no-untyped-def]
-    wait, source, offset, within, event_time, feedback_id, hashes, ids, id_start, id_size, mask, bits, picks, width, handles
+    wait,
+    source,
+    offset,
+    within,
+    event_time,
+    feedback_id,
+    hashes,
+    ids,
+    id_start,
+    id_size,
+    mask,
+    bits,
+    picks,
+    width,
+    handles,
 ):
     """Let the feedback at `picks` wait; room was made before. `handles`: where each went."""
     items, counts = wait.items, wait.counts
@@ -259,7 +281,7 @@ class Waiting:
         self.table = table._replace(slots=with_room(table.slots, int(counts[WAIT_INDEXED]), more))
 
     def _with_packed_ids(self, table: WaitTable, more: int) -> WaitTable:
-        """Copy the ids still in use to a new arena: at least half of it is free afterwards, so each byte is moved O(1) times."""
+        """Copy the ids still in use to a new arena, half of it free: so each byte is moved O(1) times."""
         handles = np.flatnonzero(table.items["sequence"][: table.counts[ITEMS_USED]] >= 0)
         size = table.items["id_size"][handles].astype(np.int32)
         end = np.cumsum(size, dtype=np.int64)

@@ -50,8 +50,9 @@ class _Source:
 class Watermark:
     """The minimum over the source partitions of the largest event time read from each.
 
-    sources: all source partitions of the task, feedback included, internal topics never. idle_timeout_ms: per topic, how
-    long it must be silent as a whole before its time advances by itself; None or missing: it holds the watermark back for ever.
+    sources: all source partitions of the task, feedback included, internal topics never. idle_timeout_ms: per topic,
+    how long it must be silent as a whole before its time advances by itself; None or missing: it holds the watermark
+    back for ever.
     """
 
     def __init__(self, sources: Iterable[TopicPartition], idle_timeout_ms: Mapping[str, int | None]) -> None:
@@ -67,7 +68,8 @@ class Watermark:
     def on_read(self, source: TopicPartition, largest_event_time: int | None, position: int, elapsed_ms: int) -> None:
         """A batch of `source` has been processed up to `position`.
 
-        largest_event_time: over the batch's usable records (an event dated too far ahead is not one, A7); None if it had none.
+        largest_event_time: over the batch's usable records (an event dated too far ahead is not one, A7); None if it
+        had none.
         """
         held = self._sources[source]
         self._elapsed_ms = max(self._elapsed_ms, elapsed_ms)
@@ -125,7 +127,8 @@ class Watermark:
             idle = level + self._idle_advance(name.topic)
             pure = level if pure is None else min(pure, level)
             with_idle = idle if with_idle is None else min(with_idle, idle)
-        assert pure is not None and with_idle is not None
+        assert pure is not None
+        assert with_idle is not None
         self._value_without_idle = max(self._value_without_idle, pure)
         self._value = max(self._value, with_idle)
         return self._value
@@ -148,7 +151,7 @@ class Watermark:
         return self._sources[source].level
 
     def held_by(self) -> TopicPartition | None:
-        """The source partition that holds the watermark back: one not read yet, else the slowest (the first by name)."""
+        """What holds the watermark back: a source partition not read yet, else the slowest (the first by name)."""
         slowest: TopicPartition | None = None
         smallest = 0
         for name, held in self._sources.items():

@@ -1,6 +1,7 @@
 """The join, written as plainly as its definition: all events at once, no state, no order of arrival but the offsets.
 
-A prediction is (offset, ts, id); a feedback (source, offset, ts, id, feedback id, one value or None per target of its source).
+A prediction is (offset, ts, id); a feedback (source, offset, ts, id, feedback id, one value or None per target of its
+source).
 """
 
 from __future__ import annotations

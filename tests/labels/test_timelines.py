@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamsample.errors import ConfigurationError, InvariantError, StateError
-from streamsample.labels import DUPLICATE, LATE, LIMIT, NEW, JoinSettings, LabelJoin, Limits, TargetRule, bits_of
-from streamsample.labels import decode_delta, encode_delta
+from streamsample.errors import InvariantError
+from streamsample.labels import (
+    DUPLICATE,
+    LATE,
+    LIMIT,
+    NEW,
+    LabelJoin,
+    Limits,
+    encode_delta,
+)
 from streamsample.records import Spans
 from tests.labels.harness import (
     constant_hash,
@@ -128,7 +135,8 @@ def test_a6_a_late_prediction_writes_nothing() -> None:
     join = one()
     join.on_watermark(2000)
     codes = give_predictions(
-        join, [prediction(2000 - W - G - 1, b"late", 0), prediction(2000 - W - G, b"just", 1), prediction(2000, b"new", 2)]
+        join,
+        [prediction(2000 - W - G - 1, b"late", 0), prediction(2000 - W - G, b"just", 1), prediction(2000, b"new", 2)],
     )
     assert codes == [LATE, NEW, NEW]
     assert [record[2] for record in records_of(join.on_watermark(10**6))] == [b"just", b"new"]
@@ -158,7 +166,9 @@ def test_a9_the_same_prediction_twice_is_one_row() -> None:
 def test_a9_with_skew_the_windows_of_one_id_never_overlap() -> None:
     """A feedback between two rows of one id would else belong to both."""
     join = one(skew=20)
-    codes = give_predictions(join, [prediction(1000), prediction(1000 + W + 20, offset=1), prediction(1121 + W, offset=2)])
+    codes = give_predictions(
+        join, [prediction(1000), prediction(1000 + W + 20, offset=1), prediction(1121 + W, offset=2)]
+    )
     assert codes == [NEW, DUPLICATE, NEW]
 
 
@@ -196,7 +206,7 @@ def test_a13_late_feedback_is_still_late_after_a_restart() -> None:
 
 def test_a2_late_does_not_depend_on_how_the_watermark_moved() -> None:
     """A row is held as long as a feedback within its horizon may still wait for its classification."""
-    for steps in ([10**6], [1000 + W + G + 50 + 3, 10**6], list(range(1000, 1400)) + [10**6]):
+    for steps in ([10**6], [1000 + W + G + 50 + 3, 10**6], [*range(1000, 1400), 10**6]):
         join = one(late_horizon=50, skew=7)
         give_predictions(join, [prediction(1000)])
         give_feedback(join, [feedback(1000 + W + 50)])
@@ -235,7 +245,7 @@ def test_a15_ids_never_mix(hash_ids: object) -> None:
     join = one()
     give_predictions(join, [prediction(1000 + k, identity, k) for k, identity in enumerate(ids)], hash_ids)  # type: ignore[arg-type]
     asked = [feedback(1050, identity, k, value=k) for k, identity in enumerate(ids)]
-    give_feedback(join, asked[::-2] + [feedback(1050, b"ke"), feedback(1050, b"key3", 99)], hash_ids)  # type: ignore[arg-type]
+    give_feedback(join, [*asked[::-2], feedback(1050, b"ke"), feedback(1050, b"key3", 99)], hash_ids)  # type: ignore[arg-type]
     wanted = [given(k, 1050, k) if k % 2 else SILENT for k in range(len(ids))]
     assert labels_at(join, 10**6) == wanted
     assert join.ledger.feedback_counts(0)["orphan"] == 2
@@ -395,124 +405,3 @@ def test_large_payloads_and_many_buckets_come_back_in_order() -> None:
     assert [(ts, offset, payload) for ts, offset, _, payload, _ in records] == sorted(
         (event.ts, event.offset, event.payload) for event in events
     )
-
-
-class TestDeltas:
-    def test_rewritten_rows_let_old_deltas_go(self) -> None:
-        join = one(late_horizon=10)
-        give_predictions(join, [prediction(1000), prediction(1001, b"q", 1)])
-        give_feedback(join, [feedback(1003), feedback(1004, b"none", 1)])
-        first = snapshot(join)
-        give_predictions(join, [prediction(1005, b"r", 2)])
-        give_feedback(join, [feedback(1006, b"q", 2)])
-        second = snapshot(join)
-        join.rewrite(1)
-        third = snapshot(join)
-        whole = restarted(join.settings, [first, second, third])
-        part = restarted(join.settings, [second, third])
-        wanted = [given(1, 1003), given(1, 1006, 2), SILENT]
-        assert labels_at(whole, 10**6) == wanted
-        assert labels_at(part, 10**6) == wanted
-        assert labels_at(join, 10**6) == wanted
-        assert part.ledger.feedback_counts(0)["orphan"] == 1
-
-    def test_a_range_of_rows_is_rewritten(self) -> None:
-        join = one()
-        give_predictions(join, [prediction(1000, b"%d" % k, k) for k in range(10)])
-        snapshot(join)
-        join.rewrite(6, 3)
-        assert join.snapshot_delta().rows.offset.tolist() == [3, 4, 5, 6]
-        assert join.snapshot_delta().rows.offset.tolist() == []
-
-    def test_needed_until_is_the_last_watermark_that_needs_the_delta(self) -> None:
-        join = one(late_horizon=50, skew=3)
-        assert join.snapshot_delta().needed_until == -(2**63)
-        give_predictions(join, [prediction(1000)])
-        assert join.snapshot_delta().needed_until == 1000 + W + G + 50 + 3
-        give_feedback(join, [feedback(1001)])
-        assert join.snapshot_delta().needed_until == 1000 + W + G + 50 + 3
-        give_feedback(join, [feedback(1001, b"none", 1)])
-        assert join.snapshot_delta().needed_until == 1001 + 3 + G
-
-    def test_settled_rows_have_no_payload_and_dead_ones_are_left_out(self) -> None:
-        join = one(late_horizon=50)
-        give_predictions(join, [prediction(1000), prediction(1060, b"q", 1), prediction(1200, b"r", 2)])
-        join.on_watermark(1000 + W + G + 50 + 1)
-        delta = join.snapshot_delta()
-        assert delta.rows.offset.tolist() == [1, 2]
-        join.on_watermark(1060 + W + G + 1)
-        join.rewrite(9)
-        delta = join.snapshot_delta()
-        assert delta.rows.offset.tolist() == [1, 2]
-        assert delta.rows.payload.to_list() == [None, b"features"]
-
-    def test_damage_anywhere_is_a_state_error(self) -> None:
-        join = one()
-        give_predictions(join, [prediction(1000)])
-        give_feedback(join, [feedback(1001), feedback(1002, b"none", 1)])
-        data = snapshot(join)
-        assert encode_delta(decode_delta(data)) == data
-        for at in range(len(data)):
-            with pytest.raises(StateError):
-                decode_delta(data[:at] + bytes([data[at] ^ 0x41]) + data[at + 1 :])
-        for size in (0, 3, 11, 40, len(data) - 1):
-            with pytest.raises(StateError):
-                decode_delta(data[:size])
-        with pytest.raises(StateError):
-            decode_delta(data + b"\x00")
-
-    def test_a_missing_delta_is_noticed(self) -> None:
-        join = one()
-        give_predictions(join, [prediction(1000)])
-        snapshot(join)
-        give_predictions(join, [prediction(1001, b"q", 1)])
-        with pytest.raises(StateError, match="1 open rows"):
-            restarted(join.settings, [snapshot(join)])
-
-    def test_windows_may_grow_and_targets_may_come_and_go(self) -> None:
-        """What was settled under the old windows is not settled again."""
-        old = LabelJoin(settings_of([Target(W, 0), Target(W, 1)], grace=G))
-        give_predictions(old, [prediction(1000), prediction(1500, b"q", 1)])
-        give_feedback(old, [feedback(1501, b"q")])
-        give_feedback(old, [Feedback(1, 0, 1502, b"q", 0, (8,)), Feedback(1, 1, 1500, b"r", 1, (9,))])
-        assert len(old.on_watermark(1400)) == 1
-        rule = TargetRule
-        new = JoinSettings(
-            ("source1", "fresh"), (rule("more", 50, 1), rule("target1", 9 * W, 0, "value", bits_of(0.5))), grace_ms=G
-        )
-        join = restarted(new, [snapshot(old)])
-        join.check()
-        assert join.counts().waiting == 1
-        assert len(join.on_watermark(1500 + 9 * W + G)) == 0
-        (record,) = records_of(join.on_watermark(1500 + 9 * W + G + 1))
-        assert record[4] == (SILENT, given(8, 1502))
-        join.check()
-
-    def test_a_join_in_use_is_not_restored_into(self) -> None:
-        join = one()
-        give_predictions(join, [prediction(1000)])
-        with pytest.raises(InvariantError, match="in use"):
-            join.restore([join.snapshot_delta()])
-
-
-class TestSettings:
-    @pytest.mark.parametrize(
-        ("changes", "key"),
-        [
-            ({"targets": ()}, "targets"),
-            ({"targets": (TargetRule("a", 1, 1),)}, "targets.a"),
-            ({"targets": (TargetRule("a", 1, 0), TargetRule("a", 2, 0))}, "targets"),
-            ({"targets": (TargetRule("a", -1, 0),)}, "targets.a.window"),
-            ({"grace_ms": -1}, "grace"),
-            ({"limits": Limits(open_rows=0)}, "limits.open_rows"),
-            ({"limits": Limits(matches_per_row=0)}, "limits.matches_per_row"),
-        ],
-    )
-    def test_what_makes_no_sense_is_refused_by_its_key(self, changes: dict[str, object], key: str) -> None:
-        whole: dict[str, object] = {"feedback": ("clicks",), "targets": (TargetRule("a", 1, 0),)} | changes
-        with pytest.raises(ConfigurationError, match=key):
-            JoinSettings(**whole)  # type: ignore[arg-type]
-
-    def test_bits_carry_floats_and_integers(self) -> None:
-        assert np.array([bits_of(1.5)]).view(np.float64)[0] == 1.5
-        assert bits_of(-3) == -3

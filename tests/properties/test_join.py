@@ -1,11 +1,12 @@
-"""The join against its oracle: any order, any batching, any restarts give the same records (A2, A8, A9, A13, A15, A18)."""
+"""The join against its oracle: any order, batching and restarts give the same records (A2, A8, A9, A13, A15, A18)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from streamsample.labels import JoinSettings, LabelJoin, decode_delta
 from streamsample.labels.watermark import MIN
@@ -29,9 +30,7 @@ class World:
 
     @property
     def shape(self) -> JoinSettings:
-        return harness.settings_of(
-            self.targets, skew=self.skew, grace=self.grace, late_horizon=self.late_horizon
-        )
+        return harness.settings_of(self.targets, skew=self.skew, grace=self.grace, late_horizon=self.late_horizon)
 
     def partition(self, number: int) -> list[Prediction] | list[Feedback]:
         return self.predictions if number == 0 else self.feedback[number - 1]
