@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,6 +95,7 @@ def run(
         options = Options(
             until_caught_up=until_caught_up,
             workers=workers,
+            log_level=log_level,
             on_start=lambda url: err.print(f"job {job.name}: metrics at {url}/metrics", markup=False),
             on_warning=lambda words: err.print(f"warning: {words}", style="yellow", markup=False),
         )
@@ -108,11 +108,11 @@ def run(
 
 
 def _log_at(level: str) -> None:
-    names = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-    if level not in names:
-        raise typer.BadParameter(f"{level!r} is none of {', '.join(names)}", param_hint="--log-level")
-    logging.basicConfig(level=names[level], format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("kafka").setLevel(max(names[level], logging.WARNING))
+    from streamsample.runtime.logs import LEVELS, log_at
+
+    if level not in LEVELS:
+        raise typer.BadParameter(f"{level!r} is none of {', '.join(LEVELS)}", param_hint="--log-level")
+    log_at(level)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from dataclasses import asdict
@@ -11,16 +10,17 @@ from pathlib import Path
 from streamsample.clock import SystemClock
 from streamsample.config import load_job
 from streamsample.errors import StreamsampleError
+from streamsample.runtime.logs import log_at
 from streamsample.runtime.report import Progress
 from streamsample.runtime.service import Options, run_one
 
 
-def main(path: str, status: str, until_caught_up: str, parent: str) -> int:
+def main(path: str, status: str, until_caught_up: str, parent: str, log_level: str) -> int:
     """Run one worker, telling the parent in the file `status` how it goes. The exit code is the command line's."""
     import json
     import signal
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_at(log_level)
     turns = 0
 
     def tell(progress: Progress) -> None:

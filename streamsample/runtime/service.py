@@ -45,11 +45,12 @@ _STATUS_SECONDS = 0.5
 @dataclass(frozen=True, slots=True)
 class Options:
     """How a job is run. on_start is told where the metrics are; on_progress is called about twice a second. `stop`,
-    once set, ends the run as SIGTERM does.
+    once set, ends the run as SIGTERM does. log_level: of worker processes, if there are several.
     """
 
     until_caught_up: bool = False
     workers: int = 1
+    log_level: str = "info"
     on_start: Callable[[str], None] = log.info
     on_warning: Callable[[str], None] = log.warning
     on_progress: Callable[[Progress], None] | None = None
@@ -100,7 +101,9 @@ def run_one(job: Job, options: Options, clock: Clock, *, serve: bool = True) -> 
 
 
 def _calm_garbage_collection() -> None:
-    """Numba leaves some 10**6 objects behind that never die; looking at them again and again took a quarter of the time."""
+    """Numba leaves some 10**6 objects behind that never die; to look at them again and again took a quarter of the
+    loop's time.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
@@ -254,7 +257,8 @@ class _Member:
         self._status = folder / f"worker-{number}.json"
         self._heard_ms = -1
         self._turn = -1
-        arguments = [str(path), str(self._status), "1" if options.until_caught_up else "0", str(os.getpid())]
+        until_caught_up = "1" if options.until_caught_up else "0"
+        arguments = [str(path), str(self._status), until_caught_up, str(os.getpid()), options.log_level]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "streamsample.runtime.member", *arguments],
             env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
