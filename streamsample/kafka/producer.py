@@ -213,8 +213,8 @@ class TransactionalProducer:
     ) -> None:
         """Write n records, in order, to one partition. timestamps: int64[n], ms; headers: raw v2 headers without count.
 
-        packed: the values are compressed already, so the batches need not be. Waits while too much is on its way. Raises RecordTooLargeError, TimestampRefusedError, TopicError before
-        anything is encoded.
+        packed: the values are compressed already, so the batches need not be. Waits while too much is on its way.
+        Raises RecordTooLargeError, TimestampRefusedError, TopicError before anything is encoded.
         """
         self._require_open()
         columns = Columns.of(timestamps, keys, values, headers)
