@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from dataclasses import asdict
@@ -14,6 +15,8 @@ from streamsample.runtime.logs import log_at
 from streamsample.runtime.report import Progress
 from streamsample.runtime.service import Options, run_one
 
+log = logging.getLogger(__name__)
+
 
 def main(path: str, status: str, until_caught_up: str, parent: str, log_level: str) -> int:
     """Run one worker, telling the parent in the file `status` how it goes. The exit code is the command line's."""
@@ -21,19 +24,15 @@ def main(path: str, status: str, until_caught_up: str, parent: str, log_level: s
     import signal
 
     log_at(log_level)
-    turns = 0
 
     def tell(progress: Progress) -> None:
-        nonlocal turns
-        turns += 1
         if os.getppid() != int(parent):
             os.kill(os.getpid(), signal.SIGTERM)  # The parent is gone: nobody serves our metrics or stops us.
-        told = {"ready": progress.tasks > 0 and not progress.restoring, "turn": turns, "progress": asdict(progress)}
         partial = Path(f"{status}.part")
-        partial.write_text(json.dumps(told))
+        partial.write_text(json.dumps(asdict(progress)))
         partial.replace(status)
 
-    options = Options(until_caught_up=until_caught_up == "1", on_progress=tell)
+    options = Options(until_caught_up=until_caught_up == "1", on_warning=log.debug, on_progress=tell)
     try:
         run_one(load_job(Path(path), os.environ), options, SystemClock(), serve=False)
     except StreamsampleError as error:

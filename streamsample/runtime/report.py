@@ -47,7 +47,7 @@ class Uncommitted:
 
 @dataclass(slots=True)
 class Progress:
-    """Totals of one process since it began, and how things stand."""
+    """Totals of one process since it began, and how things stand. turns: the loop's, a sign of life."""
 
     records_in: int = 0
     records_out: int = 0
@@ -61,6 +61,7 @@ class Progress:
     watermark_ms: int | None = None
     restoring: int = 0
     tasks: int = 0
+    turns: int = 0
 
 
 class Report:

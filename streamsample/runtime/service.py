@@ -193,24 +193,36 @@ def _telling(progress: Progress, tell: Callable[[Progress], None] | None) -> Ite
 
 def _run_many(job: Job, path: Path, options: Options, clock: Clock) -> Progress:
     """The parent of several worker processes: it serves the metrics of all. If one fails, all end."""
+    admin = TopicAdmin(job.kafka.options("admin"))
+    try:
+        plan_of(job)
+        cluster = prepare(job, admin, clock.now_ms())  # What is wrong is said once, not by each worker.
+    finally:
+        admin.close()
+    for warning in cluster.warnings:
+        options.on_warning(warning)
     folder = job.state_directory / "workers"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
-    members = [_Member(path, folder, number, options) for number in range(options.workers)]
+    members: list[_Member] = []
 
     def live() -> str | None:
         dead = [str(member.number) for member in members if member.stalled(clock)]
         return f"no progress in worker {', '.join(dead)}" if dead else None
 
     def ready() -> str | None:
-        return None if all(member.ready for member in members) else "not every worker has its tasks restored"
+        total = _sum([member.progress for member in members])
+        if total.tasks and not total.restoring and all(member.heard_of for member in members):
+            return None
+        return "no task is assigned yet, or tasks are being restored"
 
     server = StatusServer(job.metrics.host, job.metrics.port, registry, live, ready)
     try:
-        options.on_start(server.url)
         with _stopping_on_signals(options.stop.set):
+            members += [_Member(path, folder, number, options) for number in range(options.workers)]
+            options.on_start(server.url)
             return _attend(members, options.stop, options)
     finally:
         for member in members:
@@ -228,7 +240,9 @@ def _attend(members: list[_Member], stopping: threading.Event, options: Options)
         total = _sum([member.progress for member in members])
         if options.on_progress is not None:
             options.on_progress(total)
-        failed = [member for member in members if member.exit_code not in (None, 0)]
+        # One that is asked to stop while it still starts ends by the signal itself.
+        fine = (None, 0, -signal.SIGTERM) if asked else (None, 0)
+        failed = [member for member in members if member.exit_code not in fine]
         if failed:
             raise StreamsampleError(
                 f"worker {failed[0].number} ended with exit code {failed[0].exit_code}",
@@ -262,6 +276,7 @@ class _Member:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "streamsample.runtime.member", *arguments],
             env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
+            start_new_session=True,  # Ctrl-C is for the parent: a worker takes a second signal as an order to die.
         )
 
     @property
@@ -273,16 +288,16 @@ class _Member:
         return self.exit_code is None
 
     @property
-    def ready(self) -> bool:
-        return bool(self._read().get("ready"))
+    def heard_of(self) -> bool:
+        return bool(self._read())
 
     @property
     def progress(self) -> Progress:
-        return Progress(**self._read().get("progress", {}))
+        return Progress(**self._read())
 
     def stalled(self, clock: Clock) -> bool:
         """Whether its loop has made no turn for too long."""
-        turn, now = self._read().get("turn", -1), clock.elapsed_ms()
+        turn, now = self.progress.turns, clock.elapsed_ms()
         if turn != self._turn or self._heard_ms < 0:
             self._turn, self._heard_ms = turn, now
         return now - self._heard_ms > _STALLED_MS

@@ -156,6 +156,7 @@ class Worker:
                 self._followed_ms = now
             self._pause_those_ahead()
             self.last_turn_ms = now
+            self._report.progress.turns += 1
         except TransactionFailedError as error:
             self._roll_back(error)
 
