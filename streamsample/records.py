@@ -77,9 +77,7 @@ class Spans:
     @staticmethod
     def nulls(count: int) -> Spans:
         """`count` nulls."""
-        return Spans(
-            np.empty(0, np.uint8), np.zeros(count, np.int64), np.full(count, NULL, np.int32)
-        )
+        return Spans(np.empty(0, np.uint8), np.zeros(count, np.int64), np.full(count, NULL, np.int32))
 
     @staticmethod
     def concat(parts: Sequence[Spans]) -> Spans:
