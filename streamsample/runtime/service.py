@@ -74,21 +74,22 @@ def run_one(job: Job, options: Options, clock: Clock, *, serve: bool = True) -> 
     """One worker in this process."""
     plan = plan_of(job)
     admin = TopicAdmin(job.kafka.options("admin"))
-    cluster = prepare(job, admin, clock.now_ms())
-    for warning in cluster.warnings:
-        options.on_warning(warning)
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    metrics.build_info.labels(__version__, job.name, job.version).set(1)
-    report = Report(plan, metrics)
-    settings = WorkerSettings(
-        name=f"{job.name}-{secrets.token_hex(3)}",
-        until_caught_up=_ends(plan, admin, cluster) if options.until_caught_up else None,
-    )
-    worker = Worker(plan, cluster, admin, report, clock, settings, options.stop)
-    server = _serve(job, worker, registry, clock) if serve else None
+    server = None
     try:
-        if server is not None:
+        cluster = prepare(job, admin, clock.now_ms())
+        for warning in cluster.warnings:
+            options.on_warning(warning)
+        registry = CollectorRegistry()
+        metrics = Metrics(registry)
+        metrics.build_info.labels(__version__, job.name, job.version).set(1)
+        report = Report(plan, metrics)
+        settings = WorkerSettings(
+            name=f"{job.name}-{secrets.token_hex(3)}",
+            until_caught_up=_ends(plan, admin, cluster) if options.until_caught_up else None,
+        )
+        worker = Worker(plan, cluster, admin, report, clock, settings, options.stop)
+        if serve:
+            server = _serve(job, worker, registry, clock)
             options.on_start(server.url)
         _calm_garbage_collection()
         with _stopping_on_signals(worker.stop), _telling(report.progress, options.on_progress):
@@ -128,16 +129,25 @@ def _serve(job: Job, worker: Worker, registry: CollectorRegistry, clock: Clock) 
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Hold the state directory for this process. Raises ConfigurationError if another has it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / "lock", "w") as handle:
+    """Hold the state directory for this process. Raises ConfigurationError if another has it, or it cannot be had."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = open(directory / "lock", "a+")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise ConfigurationError(
+            f"state.directory: {directory} cannot be used: {error.strerror}",
+            remedy="name a directory that this user may write to",
+        ) from error
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            handle.seek(0)
             raise ConfigurationError(
-                f"state.directory: {directory} is in use by another process of this job",
+                f"state.directory: {directory} is in use by another process of this job ({handle.read().strip()})",
                 remedy="use --workers N for more workers on this machine, or give this one a directory of its own",
             ) from error
+        handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
         yield
