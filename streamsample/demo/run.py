@@ -49,7 +49,7 @@ def run_demo(out: Console, *, days: int = DAYS) -> None:
     clock = SystemClock()
     screen = Screen(out, clock)
     screen.begin()
-    broker = LocalBroker()
+    broker = LocalBroker(short_lived=True)
     with tempfile.TemporaryDirectory(prefix="streamsample-demo-") as folder, ThreadPoolExecutor(1) as reader:
         try:
             reading = reader.submit(load_flights, days)

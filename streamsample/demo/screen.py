@@ -141,7 +141,7 @@ class Screen:
 
 
 class Frame:
-    """What is seen while the job runs. so_far: what earlier runs of it have done. publisher: the one at work, if any."""
+    """What is seen while the job runs. so_far: what earlier runs of it have done. publisher: the one at work."""
 
     publisher: Publisher | None = None
 
