@@ -12,6 +12,7 @@ RUN python -m venv /opt/streamsample
 COPY requirements-image.lock ./
 RUN /opt/streamsample/bin/pip install --no-cache-dir --require-hashes --no-deps -r requirements-image.lock
 COPY pyproject.toml README.md LICENSE ./
+COPY configs ./configs
 COPY streamsample ./streamsample
 RUN /opt/streamsample/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 WORKDIR /
