@@ -7,6 +7,7 @@ import logging
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _CLIENT = "kafka"
 _SILENT_SECONDS = 60
+_REMEMBERED = 1_000
 
 
 def log_at(level: str) -> None:
@@ -32,5 +33,7 @@ class OnceAMinute(logging.Filter):
         said = (record.name, str(record.msg))
         if record.created < self._said.get(said, 0.0) + _SILENT_SECONDS:
             return False
+        if len(self._said) >= _REMEMBERED:
+            self._said.clear()
         self._said[said] = record.created
         return True
