@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import lz4.frame
@@ -73,17 +73,24 @@ class StoredChunk:
     body: bytes
 
 
-def pack_chunk(sequence: int, body: bytes, message_bytes_max: int) -> Spans:
-    """The parts of a chunk, one span each, none larger than half of `message_bytes_max`.
+def pack_chunk(sequence: int, body: Sequence[bytes | memoryview], message_bytes_max: int) -> Spans:
+    """The parts of a chunk with the bytes of `body`, one span each, none larger than half of `message_bytes_max`.
 
     Raises StateError if the chunk is beyond 2 GiB, which no number of parts can hold.
     """
-    if len(body) > CHUNK_BYTES_MAX:
+    size = sum(map(len, body))
+    if size > CHUNK_BYTES_MAX:
         raise StateError(
-            f"a commit changed {len(body):,} bytes of state, more than a chunk can hold",
+            f"a commit changed {size:,} bytes of state, more than a chunk can hold",
             remedy="commit more often (commit_interval)",
         )
-    packed = lz4.frame.compress(body, compression_level=LZ4_LEVEL, block_linked=False, content_checksum=True)
+    packer = lz4.frame.LZ4FrameCompressor(
+        block_size=lz4.frame.BLOCKSIZE_MAX1MB,
+        block_linked=False,
+        compression_level=LZ4_LEVEL,
+        content_checksum=True,
+    )
+    packed = b"".join([packer.begin(size), *map(packer.compress, body), packer.flush()])
     room = max(message_bytes_max // 2 - _RECORD_OVERHEAD_BYTES, 1024)
     count = max(1, -(-len(packed) // room))
     return Spans.of(

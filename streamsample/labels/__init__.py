@@ -1,6 +1,6 @@
 """Natural labels: watermarks, and the join of predictions with the feedback that comes later."""
 
-from streamsample.labels.delta import Delta, decode_delta, encode_delta
+from streamsample.labels.delta import Delta, decode_delta, delta_parts, encode_delta
 from streamsample.labels.join import LabelJoin
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.results import DUPLICATE, LATE, LIMIT, NEW, Counts, FeedbackUsed, Settled, TargetColumns
@@ -25,5 +25,6 @@ __all__ = [
     "Watermark",
     "bits_of",
     "decode_delta",
+    "delta_parts",
     "encode_delta",
 ]

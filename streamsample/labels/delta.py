@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from streamsample.errors import StateError
 from streamsample.labels.ledger import Ledger
-from streamsample.records import Int32s, Int64s, Spans
+from streamsample.records import Int64s, Spans
 
 MAGIC: Final = b"SSLJ"
 VERSION: Final = 1
@@ -51,7 +51,6 @@ class RowColumns:
     ts: Int64s
     hash: NDArray[np.uint32]
     schema: Int16s
-    stratum: Int32s
     split: Int8s
     ids: Spans
     payload: Spans
@@ -113,6 +112,11 @@ class Delta:
 
 def encode_delta(delta: Delta) -> bytes:
     """The delta in its binary form."""
+    return b"".join(delta_parts(delta))
+
+
+def delta_parts(delta: Delta) -> list[bytes | memoryview]:
+    """The delta in its binary form, in pieces that need not be copied to be written one after another."""
     arrays: dict[str, NDArray[Any]] = {
         "ledger.rows": delta.ledger.rows.reshape(-1),
         "ledger.feedback": delta.ledger.feedback.reshape(-1),
@@ -136,12 +140,14 @@ def encode_delta(delta: Delta) -> bytes:
         "columns": [[name, array.dtype.str.lstrip("<|="), len(array)] for name, array in arrays.items()],
     }
     block = json.dumps(meta, separators=(",", ":"), ensure_ascii=False).encode()
-    parts = [_HEAD.pack(MAGIC, VERSION, 0, len(block)), block]
-    parts += [np.ascontiguousarray(a, dtype=a.dtype.newbyteorder("<")).tobytes() for a in arrays.values()]
+    parts: list[bytes | memoryview] = [_HEAD.pack(MAGIC, VERSION, 0, len(block)), block]
+    little = (np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")) for array in arrays.values())
+    # A view without elements cannot be cast.
+    parts += [memoryview(array).cast("B") for array in little if len(array)]  # type: ignore[arg-type]
     checksum = 0
     for part in parts:
         checksum = crc32c(part, checksum)
-    return b"".join([*parts, _CHECKSUM.pack(checksum)])
+    return [*parts, _CHECKSUM.pack(checksum)]
 
 
 def decode_delta(data: bytes) -> Delta:

@@ -77,7 +77,6 @@ class LabelJoin:
         hashes: NDArray[np.uint64],
         payload: Spans,
         schema: NDArray[np.int16],
-        stratum: Int32s,
         split: NDArray[np.int8],
         index: NDArray[np.int16] | None = None,
     ) -> Codes:
@@ -94,9 +93,7 @@ class LabelJoin:
         index = np.zeros(count, np.int16) if index is None else index
         self._check_predictions(offsets, index, ids)
         slots, buckets = self._rows.place(ts, self._refused(ts, ids))
-        batch = PredictionBatch(
-            offsets, index, ts, hashes, ids.buffer, ids.start, ids.size, schema, stratum, split, slots
-        )
+        batch = PredictionBatch(offsets, index, ts, hashes, ids.buffer, ids.start, ids.size, schema, split, slots)
         handles = self._insert(batch, len(buckets), self._times)
         new = np.flatnonzero(handles >= 0)
         self._rows.store_payload(buckets, slots, new, handles, payload)
@@ -393,7 +390,7 @@ class LabelJoin:
         batch = PredictionBatch(
             rows.offset, rows.index, rows.ts, rows.hash.astype(np.uint64) << np.uint64(32),
             rows.ids.buffer, rows.ids.start, rows.ids.size,
-            rows.schema, rows.stratum, rows.split, slots,
+            rows.schema, rows.split, slots,
         )  # fmt: skip
         handles = self._insert(batch, len(buckets), self._times._replace(overlap=-1, open_rows_max=2**62))
         open_rows = np.flatnonzero(rows.ts >= self.settled_before)

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from streamsample.records import Bools, Bytes, Int32s, Int64s, Spans
+from streamsample.records import Bools, Bytes, Int64s, Spans
 
 NEW: Final = 0
 """A prediction that became an open row."""
@@ -62,7 +62,7 @@ class Settled:
 
     Over the calls of `on_watermark` the order goes on: it does not depend on how the watermark moved.
     ts, offset: int64[n]; index: int16[n]; ids, payload: n spans, each column in a buffer of its own without gaps;
-    schema: int16[n]; stratum: int32[n]; split: int8[n]; settled_at: int64[n], `p.ts + W + G`, the record's own time.
+    schema: int16[n]; split: int8[n]; settled_at: int64[n], `p.ts + W + G`, the record's own time.
     """
 
     ts: Int64s
@@ -71,7 +71,6 @@ class Settled:
     ids: Spans
     payload: Spans
     schema: NDArray[np.int16]
-    stratum: Int32s
     split: NDArray[np.int8]
     settled_at: Int64s
     targets: tuple[TargetColumns, ...]

@@ -86,7 +86,7 @@ def take_number(free, counts, free_at, used_at):  # type: ignore[no-untyped-def]
 
 @kernel(types.void(ROW_TABLE, TIMES, *PREDICTION_BATCH, I32_OUT))
 def insert_rows(  # type: ignore[no-untyped-def]
-    table, times, offset, within, event_time, hashes, ids, id_start, id_size, schema, stratum, split, bucket, handles
+    table, times, offset, within, event_time, hashes, ids, id_start, id_size, schema, split, bucket, handles
 ):
     """Open a row for each prediction that is neither refused nor held already; `handles`: the row, or why not."""
     near = np.empty(_AHEAD, np.int32)
@@ -145,7 +145,6 @@ def insert_rows(  # type: ignore[no-untyped-def]
         rows[row].offset = offset[i]
         rows[row].index = within[i]
         rows[row].schema = schema[i]
-        rows[row].stratum = stratum[i]
         rows[row].split = split[i]
         rows[row].head = NONE
         rows[row].next = older
@@ -241,7 +240,6 @@ def copy_rows(table, handles, out):  # type: ignore[no-untyped-def]
         out.id_place[i] = rows[row].id_place
         out.payload_size[i] = rows[row].payload_size
         out.id_size[i] = np.int32(rows[row].id_size)
-        out.stratum[i] = rows[row].stratum
         out.schema[i] = rows[row].schema
         out.within[i] = rows[row].index
         out.split[i] = rows[row].split

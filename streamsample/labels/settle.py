@@ -55,7 +55,6 @@ def build_settled(
         ids=packed(rows.table.ids, held.id_place, held.id_size),
         payload=payload if len(held.ts) == count else payload.take(keep),
         schema=held.schema,
-        stratum=held.stratum,
         split=held.split,
         settled_at=held.ts + settings.reach_ms,
         targets=tuple(columns),

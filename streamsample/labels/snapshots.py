@@ -107,7 +107,6 @@ def _row_columns(rows: Rows, handles: Int64s, times: Times) -> RowColumns:
         ts=held.ts[order],
         hash=rows.table.rows["hash"][handles[order]],
         schema=held.schema[order],
-        stratum=held.stratum[order],
         split=held.split[order],
         ids=packed(rows.table.ids, held.id_place[order], held.id_size[order]),
         payload=packed_addresses(held.payload[order], size[order]),
@@ -123,7 +122,7 @@ def _match_columns(log: NDArray[Any]) -> MatchColumns:
 def merged_rows(deltas: Sequence[Delta], dead_before: int) -> RowColumns:
     """All rows of the deltas that are not dead yet, the newest copy of each, ascending by (offset, index)."""
     parts = [delta.rows for delta in deltas]
-    names = ("offset", "index", "ts", "hash", "schema", "stratum", "split")
+    names = ("offset", "index", "ts", "hash", "schema", "split")
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     ids, payload = (Spans.concat([getattr(part, name) for part in parts]) for name in ("ids", "payload"))
     place = place_of(columns["offset"], columns["index"])

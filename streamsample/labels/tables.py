@@ -33,7 +33,6 @@ ROW: Final = np.dtype(
         ("id_place", "<i8"),
         ("hash", "<u4"),  # the upper half of the id's hash
         ("payload_size", "<i4"),
-        ("stratum", "<i4"),
         ("head", "<i4"),  # newest matched feedback
         ("next", "<i4"),  # the next older row with the same id
         ("id_size", "<u2"),
@@ -198,7 +197,6 @@ class PredictionBatch(NamedTuple):
     id_start: Int64s
     id_size: Int32s
     schema: NDArray[np.int16]
-    stratum: Int32s
     split: NDArray[np.int8]
     bucket: Int32s
 
@@ -228,7 +226,6 @@ class RowOut(NamedTuple):
     id_place: Int64s
     payload_size: Int32s
     id_size: Int32s
-    stratum: Int32s
     schema: NDArray[np.int16]
     within: NDArray[np.int16]
     split: NDArray[np.int8]
@@ -281,11 +278,11 @@ MATCH_TABLE: Final = _tuple(
 )
 WAIT_TABLE: Final = _tuple(WaitTable, _records(WAIT), U64_OUT, U8_OUT, I64_OUT, I32_OUT, I64_OUT)
 TIMES: Final = types.NamedUniTuple(_INT, len(Times._fields), Times)
-PREDICTION_BATCH: Final = (I64, I16, I64, U64, U8, I64, I32, I16, I32, I8, I32)
+PREDICTION_BATCH: Final = (I64, I16, I64, U64, U8, I64, I32, I16, I8, I32)
 """The columns of a PredictionBatch as a kernel's arguments: spread out, so that read-only arrays are accepted."""
 FEEDBACK_BATCH: Final = (I32, I64, I16, I64, U64, U64, U8, I64, I32, _U32, I64)
 """The columns of a FeedbackBatch as a kernel's arguments."""
-ROW_OUT: Final = _tuple(RowOut, I64_OUT, I64_OUT, I64_OUT, I64_OUT, I32_OUT, I32_OUT, I32_OUT, I16_OUT, I16_OUT, I8_OUT)
+ROW_OUT: Final = _tuple(RowOut, I64_OUT, I64_OUT, I64_OUT, I64_OUT, I32_OUT, I32_OUT, I16_OUT, I16_OUT, I8_OUT)
 CHOSEN_OUT: Final = _tuple(ChosenOut, B1_OUT, I64_OUT, I64_OUT, I64_OUT, I64_OUT)
 USED_OUT: Final = _tuple(UsedOut, I64_OUT, I8_OUT, I64_OUT, I64_OUT, I16_OUT)
 

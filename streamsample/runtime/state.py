@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from streamsample.labels import Delta, JoinSettings, decode_delta
 from streamsample.labels.watermark import WatermarkState
 from streamsample.records import TopicPartition
 
+_HEAD_SIZE = struct.Struct(">I")
 _NEVER = -(2**62)
 _RESET = "start over with `streamsample reset JOB`, which forgets the open rows and reads the inputs again"
 
@@ -30,7 +32,9 @@ class SchemaName(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ChunkBody(msgspec.Struct, frozen=True, array_like=True):
-    """One chunk: everything small as it is now, and the join's delta. Encoded as MessagePack.
+    """One chunk: everything small as it is now, and the join's delta.
+
+    Binary form: the size of what follows (uint32, big-endian), all but `join` as MessagePack, then `join`.
 
     shape: `Job.state_shape`; partitions: how many partition numbers the job had; positions: the next offset by topic;
     covered_from: from which event time each feedback was readable; counts: the task's own counters; schemas: what the
@@ -54,19 +58,27 @@ def schema_name(schema: WriterSchema) -> SchemaName:
     return SchemaName(schema.id, hashlib.sha256(features.encode()).hexdigest()[:16])
 
 
-def encode_body(body: ChunkBody) -> bytes:
-    """The body in its binary form."""
-    return msgspec.msgpack.encode(body)
+def encode_body(body: ChunkBody, join: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """The body in its binary form, with `join` in place of its own; in pieces, for they are large."""
+    head = msgspec.msgpack.encode(replace_join(body, b""))
+    return [_HEAD_SIZE.pack(len(head)), head, *join]
 
 
 def decode_body(chunk: StoredChunk, changelog: TopicPartition) -> ChunkBody:
     """Raises StateError if the chunk is not one of this version."""
     try:
-        return msgspec.msgpack.decode(chunk.body, type=ChunkBody)
-    except msgspec.DecodeError as error:
+        end = _HEAD_SIZE.size + _HEAD_SIZE.unpack_from(chunk.body)[0]
+        body = msgspec.msgpack.decode(chunk.body[_HEAD_SIZE.size : end], type=ChunkBody)
+    except (msgspec.DecodeError, struct.error) as error:
         raise StateError(
             f"{changelog}@{chunk.offset}: chunk {chunk.sequence} cannot be read: {error}", remedy=_RESET
         ) from error
+    return replace_join(body, chunk.body[end:])
+
+
+def replace_join(body: ChunkBody, join: bytes) -> ChunkBody:
+    """The same body with another delta."""
+    return msgspec.structs.replace(body, join=join)
 
 
 def check_body(body: ChunkBody, shape: str, partitions: int, where: TopicPartition) -> None:

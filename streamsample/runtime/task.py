@@ -13,7 +13,7 @@ import numpy as np
 from streamsample.errors import StateError
 from streamsample.hashing import hash64
 from streamsample.kafka.changelog import StoredChunk
-from streamsample.labels import LATE, LIMIT, LabelJoin, Settled, Watermark, encode_delta
+from streamsample.labels import LATE, LIMIT, LabelJoin, Settled, Watermark, delta_parts
 from streamsample.labels.delta import Delta
 from streamsample.labels.watermark import MIN
 from streamsample.records import Int64s, RecordBatch, Spans, TopicPartition
@@ -144,8 +144,7 @@ class Task:
             return
         payload = features if self.plan.draw is None else pack(features, stratum, probability)
         hashes = hash64(events.ids, _ID_SEED)
-        none = np.zeros(len(rows), np.int32)
-        codes = self.join.on_predictions(offsets, events.times, events.ids, hashes, payload, schema, none, split)
+        codes = self.join.on_predictions(offsets, events.times, events.ids, hashes, payload, schema, split)
         self._refuse(
             events, np.flatnonzero(codes == LATE), "late", "the window had closed before the prediction was read (A6)"
         )
@@ -334,7 +333,7 @@ class Task:
         """Whether there is anything to commit since the last `snapshot`."""
         return self._changed
 
-    def snapshot(self) -> tuple[bytes, Delta | None]:
+    def snapshot(self) -> tuple[list[bytes | memoryview], Delta | None]:
         """The body of the next chunk, and the join's part of it: everything that changed since the last call."""
         delta = None
         if self.join is not None:
@@ -353,10 +352,10 @@ class Task:
             start_ms=self.start_ms,
             counts=dict(self.counts),
             schemas=self._schemas,
-            join=b"" if delta is None else encode_delta(delta),
+            join=b"",
         )
         self._changed = False
-        return encode_body(body), delta
+        return encode_body(body, [] if delta is None else delta_parts(delta)), delta
 
     def restore(self, chunks: list[StoredChunk], positions: dict[str, int], changelog: TopicPartition) -> None:
         """Take up the state of `chunks`, oldest first, as committed with `positions`.

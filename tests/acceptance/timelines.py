@@ -287,7 +287,8 @@ class OneTask:
 
     def commit(self) -> None:
         """Note what the task would write to its changelog."""
-        body, delta = self.task.snapshot()
+        pieces, delta = self.task.snapshot()
+        body = b"".join(pieces)
         self.chunks.append(StoredChunk(len(self.chunks), len(self.chunks), len(body), body))
         self.task.log.add(len(self.chunks) - 1, len(self.chunks) - 1, len(body), delta)
         self.task.log.trim(self.task.watermark.value())

@@ -53,7 +53,7 @@ def open_on_changelog(scene: Scene) -> Any:
     zombie.init_transactions()
     zombie.begin_transaction()
     for partition in range(scene.workload.partitions):
-        zombie.send(scene.changelog, pack_chunk(999, b"never", 100_000)[0], partition=partition)
+        zombie.send(scene.changelog, pack_chunk(999, [b"never"], 100_000)[0], partition=partition)
     zombie.flush(timeout=30)
     return zombie
 
@@ -133,7 +133,7 @@ def _next_chunk(scene: Scene, partition: int, damage: Any) -> None:
     chunks, committed = scene.chunks(partition), scene.committed()
     position = ChangelogPosition.parse(committed[source][1], source)
     assert position is not None
-    value = damage(pack_chunk(position.last + 1, chunks[-1].body, 1_000_000)[0])
+    value = damage(pack_chunk(position.last + 1, [chunks[-1].body], 1_000_000)[0])
     producer = KafkaProducer(bootstrap_servers=scene.servers, transactional_id=f"{scene.name}.damage")
     try:
         producer.init_transactions()
@@ -231,7 +231,7 @@ def test_positions_moved_by_hand_are_refused(scene: Scene) -> None:
 
 def test_a_longer_window_reuses_the_state_and_keeps_it(broker: Broker, make_scene: MakeScene) -> None:
     """An order 70 s after its prediction: outside of the window of 45 s, inside of the new one of 90 s."""
-    scene = make_scene(Workload("json", 1, []))
+    scene = make_scene(Workload("json", 1))
     scene.send([_prediction("long", 0)])
     _pass_time(scene, 10_000)
     scene.catch_up_here()
@@ -300,7 +300,7 @@ def test_long_lived_rows_do_not_keep_the_log_alive(
 ) -> None:
     """Rows dated a day ahead stay open; all others come and go. Each run restores what the one before has left."""
     monkeypatch.setattr(state.ChunkLog, "_SLACK", 50)
-    scene = make_scene(Workload("json", 1, []), job_extra="max_ahead: 2d")
+    scene = make_scene(Workload("json", 1), job_extra="max_ahead: 2d")
     scene.send([_prediction(f"day{number}", 86_400_000 + number) for number in range(40)])
     sizes = []
     for number in range(12):

@@ -27,7 +27,7 @@ def batch(offsets: list[int], values: list[bytes | None]) -> RecordBatch:
 
 
 def parts(sequence: int, body: bytes, message_bytes_max: int = 4_000) -> list[bytes]:
-    return [part or b"" for part in pack_chunk(sequence, body, message_bytes_max).to_list()]
+    return [part or b"" for part in pack_chunk(sequence, [body], message_bytes_max).to_list()]
 
 
 def noise(size: int, seed: int = 0) -> bytes:
@@ -123,7 +123,7 @@ def test_a_damaged_body_never_passes_unseen(data: st.DataObject) -> None:
 def test_a_body_beyond_any_chunk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changelog, "CHUNK_BYTES_MAX", 1_000)
     with pytest.raises(StateError, match="1,001 bytes of state, more than a chunk can hold - commit more often"):
-        pack_chunk(0, bytes(1_001), 10_000)
+        pack_chunk(0, [bytes(1_001)], 10_000)
 
 
 def test_a_position_is_what_it_was_written_as() -> None:

@@ -60,7 +60,6 @@ def give_predictions(join: LabelJoin, events: Sequence[Prediction], hash_ids: Ha
         hash_ids(ids),
         Spans.of([event.payload for event in events]),
         np.array([event.offset % 7 for event in events], np.int16),
-        np.array([event.offset % 11 for event in events], np.int32),
         np.array([event.offset % 3 for event in events], np.int8),
     )
     return [int(code) for code in codes]
@@ -90,7 +89,6 @@ def records_of(settled: Settled) -> list[Record]:
     records = []
     used = settled.used
     assert list(settled.schema) == [offset % 7 for offset in settled.offset]
-    assert list(settled.stratum) == [offset % 11 for offset in settled.offset]
     assert list(settled.split) == [offset % 3 for offset in settled.offset]
     assert len(used.first) == len(settled) + 1
     assert used.first[-1] == len(used.ts)

@@ -216,6 +216,7 @@ BODY = ChunkBody(
     schemas=[SchemaName(None, "a"), SchemaName(4, "b")],
     join=b"",
 )
+ENCODED = b"".join(encode_body(BODY, []))
 
 
 def stored(body: bytes) -> StoredChunk:
@@ -223,10 +224,12 @@ def stored(body: bytes) -> StoredChunk:
 
 
 def test_a_body_is_what_it_was_written_as() -> None:
-    assert decode_body(stored(encode_body(BODY)), CHANGELOG) == BODY
+    assert decode_body(stored(ENCODED), CHANGELOG) == BODY
+    with_join = b"".join(encode_body(BODY, [b"de", memoryview(b"lta")]))
+    assert decode_body(stored(with_join), CHANGELOG).join == b"delta"
 
 
-@pytest.mark.parametrize("body", [b"", b"\xc1", encode_body(BODY)[:-1], encode_body(BODY) + b"x", b"\x90"])
+@pytest.mark.parametrize("body", [b"", b"\xc1", ENCODED[:-1], b"\0\0\0\x02" + ENCODED[4:], b"\0\0\0\x01\x90"])
 def test_a_body_that_is_none_is_told(body: bytes) -> None:
     with pytest.raises(StateError, match=r"job.changelog/0@20: chunk 11 cannot be read: .*streamsample reset JOB"):
         decode_body(stored(body), CHANGELOG)
