@@ -90,7 +90,7 @@ class Screen:
             sign = Text("✓", style="green") if check.holds else Text("✗", style="bold red")
             style = "" if check.holds else "bold red"
             table.add_row(check.name, f"{check.expected:,}", f"{check.found:,}", sign, style=style)
-        self._print(Padding(table, (1, 0, 0, 2)))
+        self._print(Padding(table, (0, 0, 0, 2)))
 
     def silence(self, expectation: Expectation) -> None:
         """Why labels are implicit."""
@@ -98,7 +98,7 @@ class Screen:
             Padding(
                 f"Of the implicit labels {expectation.cancelled:,} are flights that were cancelled, "
                 f"{expectation.never_landed:,} have no arrival on record, and {expectation.landed_late:,} landed after "
-                "the window, too late to count. Flights still open would close as time goes on.",
+                "the window, too late to count. The flights still open would close as time goes on.",
                 (0, 2),
             )
         )
