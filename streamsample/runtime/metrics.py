@@ -6,6 +6,7 @@ topics, targets, designs and declared strata, never ids.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -98,8 +99,11 @@ class Metrics:
         self.state_bytes = self._gauge("state_bytes", "Memory of the open rows, their payload and their feedback.")
         self.changelog_bytes = self._gauge("changelog_bytes", "Bytes of the changelog that a restore would read.")
         self.watermark = self._gauge(
-            "watermark_timestamp_seconds", "The smallest watermark of this service's tasks.", over_workers="livemin"
+            "watermark_timestamp_seconds",
+            "The smallest watermark of this service's tasks: 0 if one of them has none yet, infinite without tasks.",
+            over_workers="livemin",
         )
+        self.watermark.set(math.inf)  # A worker without tasks must not count in the smallest.
         self.held_by = self._gauge("watermark_held_by", "Tasks whose watermark is held back by this topic.", "topic")
         self.lag_records = self._gauge(
             "consumer_lag_records", "Records between the position and the end of a topic.", "topic"

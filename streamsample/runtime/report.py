@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -133,10 +134,13 @@ class Report:
 
     def _watermarks(self, tasks: Mapping[int, Task], now_ms: int) -> None:
         values = [task.watermark.value() for task in tasks.values()]
-        known = [value for value in values if value != MIN]
-        if known and len(known) == len(values):
-            self.progress.watermark_ms = min(known)
-            self._metrics.watermark.set(min(known) / 1000)
+        smallest = min(values, default=None)
+        if smallest is None or smallest == MIN:
+            self.progress.watermark_ms = None
+            self._metrics.watermark.set(math.inf if smallest is None else 0)
+        else:
+            self.progress.watermark_ms = smallest
+            self._metrics.watermark.set(smallest / 1000)
         holders = Counter(holder.topic for task in tasks.values() if (holder := task.watermark.held_by()) is not None)
         for topic in self._plan.topics:
             self._metrics.held_by.labels(topic).set(holders[topic])
