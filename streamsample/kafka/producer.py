@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_BYTES_MAX = 8 * 1024 * 1024
 _MARGIN_MS = 1_000
+_BATCHES_PER_WAKE = 4
 _ROLL_BACK = "the worker rolls back to the last committed position and tries again"
 
 _FENCED = (
@@ -328,14 +329,18 @@ class TransactionalProducer:
             crash_point("before_produce")
             for source, columns, batches in parts:
                 begin = 0
-                for end, size in zip(batches.ends.tolist(), batches.sizes.tolist(), strict=True):
+                for number, (end, size) in enumerate(zip(batches.ends.tolist(), batches.sizes.tolist(), strict=True)):
                     self._wait_for_room(size)
                     encoded = encoder.encode(columns, begin, end, size)
                     seam.hand_over(self._producer, source, encoded, end - begin, self._handed)
                     begin = end
+                    if number % _BATCHES_PER_WAKE == _BATCHES_PER_WAKE - 1 or end == batches.ends[-1]:
+                        seam.wake_sender(self._producer)
             crash_point("after_produce")
 
     def _wait_for_room(self, size: int) -> None:
+        if self._handed.waiting_bytes + size > self.settings.in_flight_bytes_max:
+            seam.wake_sender(self._producer)
         limit = Deadline(self.settings.delivery_timeout_ms + _MARGIN_MS)
         if not self._handed.wait_for_room(size, self.settings.in_flight_bytes_max, limit):
             waiting = self._handed.waiting_bytes

@@ -207,6 +207,10 @@ def hand_over(producer: Any, source: TopicPartition, batch: bytearray, count: in
             accumulator._incomplete.add(entry)
     finally:
         accumulator._appends_in_progress.decrement()
+
+
+def wake_sender(producer: Any) -> None:
+    """Let the sending thread look at what was handed over. Each call costs a switch of threads."""
     producer._sender.wakeup()
 
 
