@@ -18,6 +18,7 @@ from benchmarks.settings import Settings
 
 NAMES = ("consume", "produce", "sample", "join", "restore", "start")
 RECORDS, QUICK_RECORDS = 3_000_000, 300_000
+_LOAD_MAX = 0.7
 SLOW_RECORDS, QUICK_SLOW_RECORDS = 200_000, 30_000
 
 
@@ -49,6 +50,11 @@ def _broker(address: str | None) -> Iterator[str]:
 def main() -> int:
     """The exit code: 1 if a target was missed."""
     given, console = _arguments(), Console(soft_wrap=True)
+    load = os.getloadavg()[0]
+    if load > _LOAD_MAX:
+        console.print(
+            f"the machine is busy (load {load:.1f}): rates will be too low, CPU times too high", style="yellow"
+        )
     figures: list[results.Figure] = []
     with tempfile.TemporaryDirectory(prefix="streamsample-bench-") as folder, _broker(given.broker) as servers:
         settings = Settings(
