@@ -11,6 +11,7 @@ from streamsample.records import TopicPartition
 from streamsample.runtime.source import Source
 
 _READ_TIMEOUT_MS = 2_000
+_RECORDS_BEFORE = 1_000
 _LIMITS = FetchLimits(partition=1 << 20, request=4 << 20, decoded=16 << 20)
 
 
@@ -18,7 +19,7 @@ class TopicClock:
     """Asks the broker for the largest event time of a topic.
 
     Where the event time is the record's timestamp, the broker knows it. Where it is a field, the record with the
-    largest timestamp of each partition is read and its field taken. Has a connection of its own, made when first
+    largest timestamp of each partition is read, and some before it, and their field taken. Has a connection of its own, made when first
     needed.
     """
 
@@ -61,16 +62,22 @@ class TopicClock:
         return self._reader
 
     def _read(self, reader: ColumnarConsumer, source: Source, offsets: dict[TopicPartition, int]) -> int | None:
+        """The largest event time among the records up to these offsets, and those that come with them."""
+        first = reader.beginning_offsets(offsets)
         reader.assign(offsets)
         for partition, offset in offsets.items():
-            reader.seek(partition, offset)
+            # The last record may be unusable, and the time in its field smaller than those of others.
+            reader.seek(partition, max(first[partition], offset - _RECORDS_BEFORE))
         reader.resume(offsets)
-        times: dict[TopicPartition, int | None] = {}
+        largest: int | None = None
         end_ms = self._clock.elapsed_ms() + _READ_TIMEOUT_MS
-        while len(times) < len(offsets) and self._clock.elapsed_ms() < end_ms:
+        left = dict(offsets)
+        while left and self._clock.elapsed_ms() < end_ms:
             for batch in reader.poll(100):
-                if batch.source not in times and len(batch):
-                    events = source.read(batch, self._clock.now_ms())
-                    times[batch.source] = int(events.times.max()) if len(events.times) else None
+                events = source.read(batch, self._clock.now_ms())
+                if len(events.times):
+                    time = int(events.times.max())
+                    largest = time if largest is None else max(largest, time)
+            left = {each: offset for each, offset in left.items() if (reader.position(each) or 0) <= offset}
         reader.assign([])
-        return max((time for time in times.values() if time is not None), default=None)
+        return largest
