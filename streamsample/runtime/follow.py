@@ -18,9 +18,9 @@ _LIMITS = FetchLimits(partition=1 << 20, request=4 << 20, decoded=16 << 20)
 class TopicClock:
     """Asks the broker for the largest event time of a topic.
 
-    Where the event time is the record's timestamp, the broker knows it. Where it is a field, the record with the
-    largest timestamp of each partition is read, and some before it, and their field taken. Has a connection of its own, made when first
-    needed.
+    Where the event time is the record's timestamp, the broker knows it. Where it is a field, or a record is dated too
+    far ahead to count, the record with the largest timestamp of each partition is read, and some before it. Has a
+    connection of its own, made when first needed.
     """
 
     def __init__(self, connection: Mapping[str, Any], clock: Clock, client_id: str) -> None:
@@ -39,8 +39,9 @@ class TopicClock:
         if not held:
             return None
         if source.time is None:
-            limit = self._clock.now_ms() + source.max_future_ms
-            return max((timestamp for _, timestamp in held.values() if timestamp <= limit), default=None)
+            largest = max(timestamp for _, timestamp in held.values())
+            if largest <= self._clock.now_ms() + source.max_future_ms:
+                return largest
         return self._read(reader, source, {partition: offset for partition, (offset, _) in held.items()})
 
     def still_at(self, positions: Mapping[TopicPartition, int]) -> set[TopicPartition]:
