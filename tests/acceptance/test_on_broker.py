@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from kafka import KafkaProducer
 
+from streamsample.clock import SystemClock
 from streamsample.errors import TopicError
 from streamsample.kafka.partitioner import partitions_of
 from streamsample.records import Spans
@@ -52,6 +53,30 @@ def test_a5_silent_partitions_follow_their_topic(make_job: MakeJob) -> None:
     job.run()
     assert job.labels() == {here[0]: "1 explicit", there[0]: "0 implicit"}
     assert {record["closed_by"] for record in job.records} == {"event"}
+
+
+@pytest.mark.parametrize("last", [b"{no JSON", b'{"event": "mad", "id": "x", "at": 99999999999999}'])
+def test_a7_an_unusable_last_record_keeps_no_silent_partition_from_following(make_job: MakeJob, last: bytes) -> None:
+    job = make_job()
+    here, there = ids_of(0, 1)[0], ids_of(1, 1)[0]
+    job.publish(f"0s shown {here}\n0s shown {there}\n2s clicked {here}")
+    job.later(later("1h", ["shown"]))
+    job.write("clicked", [Raw(b'{"event": "y", "id": "y", "at": %d}' % (T0 + 3_600_000), partition=0, timestamp=T0)])
+    job.write("clicked", [Raw(last, b"k", 0, T0 + 7_200_000)])
+    job.run()
+    assert job.labels() == {here: "1 explicit", there: "0 implicit"}
+    assert len(job.dead) == 1
+
+
+def test_a7_a_timestamp_too_far_ahead_keeps_no_silent_partition_from_following(make_job: MakeJob) -> None:
+    job = make_job({"feedback.clicks.time": None, "max_future": "1m"})
+    here, there = ids_of(0, 1)[0], ids_of(1, 1)[0]
+    job.publish(f"0s shown {here}\n0s shown {there}\n2s clicked {here}\n1h clicked {here}")
+    job.later(later("1h", ["shown"]))
+    job.write("clicked", [Raw(b'{"event": 1, "id": "x"}', b"k", 0, SystemClock().now_ms() + 1_800_000)])
+    job.run()
+    assert job.labels() == {here: "1 explicit", there: "0 implicit"}
+    assert [letter.why("class") for letter in job.dead] == ["future"]
 
 
 def test_a5_an_open_upstream_transaction_is_no_silence(make_job: MakeJob) -> None:
