@@ -12,6 +12,7 @@ from streamsample.records import Int64s, RecordBatch, Spans
 from streamsample.runtime.source import Rejected
 
 _RECORD_OVERHEAD_BYTES = 1024
+_JUDGED_MIN = 100_000
 _PREFIX = "streamsample.errors."
 
 
@@ -98,27 +99,35 @@ def _resized(spans: Spans, size: np.ndarray[tuple[int], np.dtype[np.int64]]) -> 
 
 
 class DeadLetterLimit:
-    """Stops the job when too large a share of what it reads is unusable: then the job file is wrong, not the
-    records.
+    """Stops the job when too large a share of what it reads is unusable: then the job file is wrong, or a producer.
+
+    The last 100,000 to 200,000 records are judged (or more, if records_min is more): after years of good ones a
+    producer that breaks must still be noticed at once.
     """
 
     def __init__(self, ratio_max: float, records_min: int) -> None:
         self._ratio_max = ratio_max
         self._records_min = records_min
+        self._turn = max(records_min, _JUDGED_MIN)
+        self._before = (0, 0)
         self._read = 0
         self._dead = 0
         self._example = ""
 
     def count(self, read: int, rejected: list[Rejected]) -> None:
         """Note what became of `read` more records. Raises DeadLetterLimitError above the ratio."""
+        if self._read >= self._turn:
+            self._before = (self._read, self._dead)
+            self._read = self._dead = 0
         self._read += read
         for group in rejected:
             self._dead += len(group.rows)
             where = f"{group.batch.topic}/{group.batch.partition}@{int(group.batch.offsets[group.rows[0]])}"
             self._example = f"{where}: {group.message}"
-        if rejected and self._read >= self._records_min and self._dead > self._ratio_max * self._read:
+        all_, dead = self._read + self._before[0], self._dead + self._before[1]
+        if rejected and all_ >= self._records_min and dead > self._ratio_max * all_:
             raise DeadLetterLimitError(
-                f"{self._dead:,} of {self._read:,} records could not be used, more than dead_letters.max_ratio "
+                f"{dead:,} of the last {all_:,} records could not be used, more than dead_letters.max_ratio "
                 f"({self._ratio_max:g}) allows; the last one is {self._example}",
                 remedy="mend the job file or the producer, or raise dead_letters.max_ratio",
             )
