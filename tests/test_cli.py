@@ -255,7 +255,7 @@ def test_too_many_dead_letters_end_the_run(make_job: MakeJob) -> None:
     result = call("run", job.path, "--until-caught-up", "--log-level", "error")
     assert result.exit_code == FAILURE
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert "10 of 10 records could not be used" in line
+    assert "10 of the last 10 records could not be used" in line
     assert f"{job.name}.shown/0@" in line
     assert "dead_letters.max_ratio" in line
 

@@ -293,7 +293,7 @@ def test_above_max_ratio_the_job_stops_and_nothing_is_lost(make_job: MakeJob) ->
     with pytest.raises(DeadLetterLimitError) as stopped:
         job.run()
     words = str(stopped.value)
-    assert "3 of 21 records could not be used, more than dead_letters.max_ratio (0.1) allows" in words
+    assert "3 of the last 21 records could not be used, more than dead_letters.max_ratio (0.1) allows" in words
     assert f"{job.name}.shown/0@18: the value is not valid JSON" in words
     assert "raise dead_letters.max_ratio" in words
     assert job.dead == []  # the transaction is thrown away as a whole
@@ -310,8 +310,19 @@ def test_below_min_count_nothing_is_judged() -> None:
     limit = DeadLetterLimit(0.5, 30)
     limit.count(10, rejected)
     limit.count(19, rejected)
-    with pytest.raises(DeadLetterLimitError, match=r"30 of 30 records .* job\.shown/0@0"):
+    with pytest.raises(DeadLetterLimitError, match=r"30 of the last 30 records .* job\.shown/0@0"):
         limit.count(1, rejected)
+
+
+def test_many_good_records_do_not_hide_that_a_producer_breaks() -> None:
+    task = OneTask()
+    rejected = task.plan.input.read(task.batch("shown", [b"{bad"] * 10), NOW).rejected
+    limit = DeadLetterLimit(0.01, 1_000)
+    for _ in range(1_000):
+        limit.count(50_000, [])
+    with pytest.raises(DeadLetterLimitError):
+        for _ in range(2_000):
+            limit.count(1_000, rejected * 20)
 
 
 def test_the_injected_clock_decides_what_lies_ahead() -> None:
