@@ -209,17 +209,21 @@ def _is_cut_off(data: bytes) -> bool:
 
 
 class HeldCoordinator(ConsumerCoordinator):
-    """A coordinator that does not join the group again while it is held.
+    """A coordinator that does not join the group again while it is held, and that ends each join it has begun.
 
     By the cooperative protocol (KIP-429) a member that has revoked partitions joins again, and only then they go to
     their new owner. The library does so in the same `poll` that revoked them, before anybody could commit.
+
+    A join that was begun because the topics' metadata had changed is no longer needed, for the library, once the leader
+    has computed the assignment. If `poll` had to give up before the answer came, the next one would not take it: the
+    member would stay without partitions for ever.
     """
 
     held = False
     _join_task: Any
 
     def need_rejoin(self) -> bool:
-        return not self.held and bool(super().need_rejoin())
+        return not self.held and self.joining
 
     @property
     def joining(self) -> bool:
