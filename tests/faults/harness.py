@@ -64,6 +64,7 @@ class Worker:
         folder.mkdir(parents=True)
         self.log_path = folder / "log"
         environment = {**os.environ, "STATE_DIRECTORY": str(folder / "state"), "NO_COLOR": "1"}
+        environment["PYTHONFAULTHANDLER"] = "1"  # for `autopsy`
         environment.pop("STREAMSAMPLE_CRASH_AT", None)
         if crash_at:
             environment["STREAMSAMPLE_CRASH_AT"] = crash_at
@@ -81,6 +82,14 @@ class Worker:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
+    def autopsy(self) -> str:
+        """Its log, and if it still runs, where: SIGABRT makes it print the stacks of all its threads."""
+        if self.running:
+            os.killpg(self.process.pid, signal.SIGCONT)
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait(10)
+        return self.log
+
     @property
     def running(self) -> bool:
         return self.process.poll() is None
@@ -96,7 +105,7 @@ class Worker:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"did not end within {seconds} s:\n{self.log}") from None
+            raise AssertionError(f"did not end within {seconds} s:\n{self.autopsy()}") from None
 
     def ends_well(self, seconds: float = SECONDS) -> None:
         code = self.ends(seconds)
@@ -127,13 +136,13 @@ class Worker:
         )
 
     def is_ready(self) -> None:
-        until(lambda: self.ready or self._fail_if_ended(), lambda: f"ready\n{self.log}")
+        until(lambda: self.ready or self._fail_if_ended(), lambda: f"ready\n{self.autopsy()}")
 
     def has(self, name: str, at_least: float, **labels: str) -> None:
         """Wait until a metric has come to a value."""
         until(
             lambda: self.metric(name, **labels) >= at_least or self._fail_if_ended(),
-            lambda: f"{name}{labels} at {self.metric(name, **labels)} of {at_least}\n{self.log}",
+            lambda: f"{name}{labels} at {self.metric(name, **labels)} of {at_least}\n{self.autopsy()}",
         )
 
     def _fail_if_ended(self) -> bool:
@@ -249,7 +258,7 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
 
     @contextmanager
     def flowing(self, pause_seconds: float = 0.02) -> Iterator[None]:
-        """Publish in the background, slice by slice; at the end of the body all that is left."""
+        """Publish in the background, slice by slice; when the body ends, all that is left."""
         hurry = threading.Event()
         failure: list[BaseException] = []
 
@@ -265,6 +274,7 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
             yield
         finally:
             hurry.set()
+            self.workload.finish()
             thread.join(SECONDS)
         assert not failure, failure[0]
         assert not thread.is_alive(), "the publisher hangs"

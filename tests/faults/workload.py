@@ -12,7 +12,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import fastavro
@@ -33,6 +33,8 @@ LATE_HORIZON_MS = 10_000
 SLICE_MS = GRACE_MS // 2
 """Of event time. Records are out of order by less than that, and so are the partitions when slices are published one
 after the other."""
+EARLY_MS = 2_000
+"""How much earlier than its prediction anything is stamped, at most."""
 
 SCHEMA: dict[str, Any] = {
     "type": "record",
@@ -96,14 +98,25 @@ class Expected:
     watermarks: list[int]
 
 
-@dataclass
 class Workload:
-    """The events in the order in which they are published, and where the published ones lie."""
+    """The events in the order in which they are published, and where the published ones lie.
 
-    encoding: Encoding
-    partitions: int
-    events: list[Event]
-    placed: list[Placed] = field(default_factory=list)
+    It comes to an end after `predictions`, or goes on, `endless`, until `finish`.
+    """
+
+    def __init__(
+        self, encoding: Encoding, partitions: int, seed: int = 0, step_ms: int = 200, bad: bool = True
+    ) -> None:
+        self.encoding = encoding
+        self.partitions = partitions
+        self.events: list[Event] = []
+        self.placed: list[Placed] = []
+        self.finished = True
+        self._generator = random.Random(seed)
+        self._step_ms = step_ms
+        self._bad = bad
+        self._told = 0
+        self._pending: list[tuple[int, int, Event]] = []
 
     @staticmethod
     def make(
@@ -114,18 +127,49 @@ class Workload:
         predictions: int = 900,
         step_ms: int = 200,
         bad: bool = True,
+        endless: bool = False,
     ) -> Workload:
-        """predictions: how many, about `step_ms` apart in event time."""
-        generator = random.Random(seed)
-        events = _tell(generator, encoding, predictions, step_ms, bad)
-        order = [(event.stamp + generator.randrange(SLICE_MS), number) for number, event in enumerate(events)]
-        return Workload(encoding, partitions, [events[number] for _, number in sorted(order)])
+        """predictions: how many (to begin with), about `step_ms` apart in event time."""
+        workload = Workload(encoding, partitions, seed, step_ms, bad)
+        workload.finished = False
+        workload._extend(predictions)
+        if not endless:
+            workload.finish()
+        return workload
+
+    def finish(self) -> None:
+        """Let what has happened have its feedback, and nothing more happen."""
+        self.events += [event for _, _, event in sorted(self._pending, key=lambda pending: pending[:2])]
+        self._pending = []
+        self.finished = True
+
+    def _extend(self, predictions: int) -> None:
+        """Let more happen. What may come after something that happens later still waits."""
+        happened = _tell(
+            self._generator, self.encoding, range(self._told, self._told + predictions), self._step_ms, self._bad
+        )
+        for event in happened:
+            self._pending.append((event.stamp + self._generator.randrange(SLICE_MS), len(self._pending), event))
+        self._told += predictions
+        known_ms = START_MS + self._told * self._step_ms - EARLY_MS
+        self._pending.sort(key=lambda pending: pending[:2])
+        ready = sum(moment < known_ms for moment, _, _ in self._pending)
+        self.events += [event for _, _, event in self._pending[:ready]]
+        self._pending = self._pending[ready:]
 
     def slices(self) -> Iterator[list[Event]]:
         """The events not yet published, in slices of `SLICE_MS` of event time; each must be visible before the next."""
         slice_: list[Event] = []
         number = None
-        for event in self.events[len(self.placed) :]:
+        at = len(self.placed)
+        while True:
+            if at == len(self.events):
+                if self.finished:
+                    break
+                self._extend(200)
+                continue
+            event = self.events[at]
+            at += 1
             mine = (event.stamp - START_MS) // SLICE_MS
             if slice_ and mine > (number or 0):
                 yield slice_
@@ -264,10 +308,10 @@ def _number(own: str) -> int:
     return int.from_bytes(own.encode(), "big")
 
 
-def _tell(generator: random.Random, encoding: Encoding, predictions: int, step_ms: int, bad: bool) -> list[Event]:
+def _tell(generator: random.Random, encoding: Encoding, numbers: range, step_ms: int, bad: bool) -> list[Event]:
     """What happens, in order of the predictions."""
     events: list[Event] = []
-    for number in range(predictions):
+    for number in numbers:
         ts = START_MS + number * step_ms + generator.randrange(step_ms)
         id_ = f"p{number}"
         if number > 600 and generator.random() < 0.05:
@@ -297,7 +341,7 @@ def _feedback(generator: random.Random, id_: str, ts: int, number: int) -> Itera
     if generator.random() < 0.03:
         yield _click(f"nobody{number}", ts, f"n{number}")
     if generator.random() < 0.03:
-        yield _click(id_, ts - generator.randrange(1, 2_000), f"early{number}")
+        yield _click(id_, ts - generator.randrange(1, EARLY_MS), f"early{number}")
     if generator.random() < 0.02:
         yield _click(id_, ts + WINDOW_MS["revenue"] + generator.randrange(30_000), f"late{number}")
 
