@@ -63,6 +63,9 @@ def run_demo(out: Console, *, days: int = DAYS) -> None:
             path = job_file()
             job = demo_job(path, broker.bootstrap_servers, Path(folder))
             Demo(screen, clock, path, job, flights).run()
+        except KeyboardInterrupt:
+            screen.note("Interrupted: Kafka is stopped, and what the demo made is deleted.")
+            raise
         finally:
             with screen.doing("stopping Apache Kafka ..."):
                 broker.stop()
