@@ -129,8 +129,11 @@ def validate(
 
         plan = plan_of(job)
         if schema:
-            for each in getattr(plan.encoder, "schemas", ()):
+            schemas = getattr(plan.encoder, "schemas", ())
+            for each in schemas:
                 out.print_json(json.dumps(each))
+            if not schemas:
+                err.print("the training records are JSON, without a schema: see docs/training-record.md", markup=False)
         if not offline:
             _look_at_cluster(job)
         err.print(f"{job_file}: job {job.name} is valid (version {job.version})", style="green", markup=False)

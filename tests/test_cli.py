@@ -158,6 +158,12 @@ def test_the_schema_of_the_training_records_is_printed() -> None:
     assert "features" in {field["name"] for field in schema["fields"]}
 
 
+def test_records_in_json_have_no_schema_to_print(job_file: Path) -> None:
+    result = call("validate", "--offline", "--schema", job_file)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "the training records are JSON" in result.stderr
+
+
 def test_a_state_directory_in_use_is_refused(job_file: Path, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     with open(tmp_path / "state" / "lock", "w") as lock:
