@@ -223,7 +223,8 @@ class HeldCoordinator(ConsumerCoordinator):
     _join_task: Any
 
     def need_rejoin(self) -> bool:
-        return not self.held and self.joining
+        # `rejoining` too: after a join that failed in the middle, only that tells that another is owed.
+        return not self.held and (bool(self.rejoining) or self.joining)
 
     @property
     def joining(self) -> bool:

@@ -282,7 +282,8 @@ class TopicAdmin:
         return KafkaSideError(message, remedy=f"check that {self._options.get('bootstrap_servers')} can be reached")
 
     def _command(self, tool: str) -> str:
-        return f"{tool} --bootstrap-server {self._options.get('bootstrap_servers')}"
+        servers = self._options.get("bootstrap_servers")
+        return f"{tool} --bootstrap-server {servers if isinstance(servers, str) else ','.join(servers or ())}"
 
     def _create_command(self, spec: TopicSpec) -> str:
         configs = "".join(f" --config {key}={value}" for key, value in spec.configs.items())

@@ -39,7 +39,7 @@ from streamsample.labels.waiting import Waiting
 from streamsample.labels.watermark import MIN
 from streamsample.records import Bools, Int32s, Int64s, Spans
 
-_BUCKETS = 64
+_BUCKETS = 16
 _BUCKETS_MAX = 4096
 _BUCKET_MS_MIN = 1000
 _NEVER = -(2**62)
