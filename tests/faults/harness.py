@@ -316,8 +316,7 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
             sent = [(event, self._send(producer, event)) for event in events]
             producer.flush(timeout=SECONDS)
             yield producer
-            if producer._transaction_manager.is_ready():
-                self.note(sent)
+            self.note(sent)
         finally:
             producer.close()
 
