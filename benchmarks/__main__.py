@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import results
+from benchmarks.processes import Failed
 from benchmarks.settings import Settings
 
 NAMES = ("consume", "produce", "sample", "join", "restore", "start")
@@ -48,14 +49,14 @@ def _broker(address: str | None) -> Iterator[str]:
 
 
 def main() -> int:
-    """The exit code: 1 if a target was missed."""
+    """The exit code: 1 if a target was missed or a benchmark failed."""
     given, console = _arguments(), Console(soft_wrap=True)
     load = os.getloadavg()[0]
     if load > _LOAD_MAX:
-        console.print(
-            f"the machine is busy (load {load:.1f}): rates will be too low, CPU times too high", style="yellow"
-        )
+        busy = f"the machine is busy (load {load:.1f}): rates will be too low, CPU times too high"
+        console.print(busy, style="yellow")
     figures: list[results.Figure] = []
+    failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="streamsample-bench-") as folder, _broker(given.broker) as servers:
         settings = Settings(
             servers=servers,
@@ -69,11 +70,16 @@ def main() -> int:
             f"{os.cpu_count()} cores, {settings.records:,} records, {settings.rounds} rounds, broker {servers}"
         )
         for name in given.names or NAMES:
-            found = importlib.import_module(f"benchmarks.{name}").measure(settings)
+            try:
+                found = importlib.import_module(f"benchmarks.{name}").measure(settings)
+            except Failed as error:
+                console.print(f"{name}: {error}", style="red", highlight=False, markup=False)
+                failed.append(f"{name} (failed)")
+                continue
             results.show(found, console)
             figures += found
             results.write(figures)
-    missed = [figure.name for figure in figures if figure.reached is False]
+    missed = [figure.name for figure in figures if figure.reached is False] + failed
     console.print(f"written to {results.PATH}; missed: {'; '.join(missed) or 'nothing'}", highlight=False)
     return 1 if missed else 0
 
