@@ -10,7 +10,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint format bench lock clean
+.PHONY: help install demo test soak lint format bench lock clean
 
 help:  ## this list
 	@echo "make TARGET [ARGS='...']"
@@ -23,6 +23,9 @@ demo: $(READY)  ## a year of New York flights through a real Kafka, in under 3 m
 
 test: $(READY)  ## all tests, those against a real Kafka included
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(READY)  ## 210 random kills of running jobs, each end compared with the oracle; about half an hour
+	STREAMSAMPLE_KILLS=210 $(BIN)/python -m pytest tests/faults/test_crashes.py -k at_random --timeout 7200 $(ARGS)
 
 lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import signal
@@ -17,6 +18,9 @@ from tests.conftest import Broker
 from tests.faults.conftest import MakeScene
 from tests.faults.harness import REPOSITORY, Scene
 from tests.faults.workload import START_MS, Event, Workload
+
+KILLS = int(os.environ.get("STREAMSAMPLE_KILLS", "9"))
+"""Of the random kills; `make soak` has more."""
 
 POINTS = (
     "before_produce",
@@ -106,7 +110,9 @@ def test_a12_killed_at_random(own_broker: LocalBroker, tmp_path: Path) -> None:
     ]
     with ThreadPoolExecutor(len(scenes)) as pool:
         try:
-            for done in [pool.submit(kill_at_random, scene, seed, 3) for seed, scene in enumerate(scenes)]:
+            for done in [
+                pool.submit(kill_at_random, scene, seed, KILLS // len(scenes)) for seed, scene in enumerate(scenes)
+            ]:
                 done.result()
         finally:
             for scene in scenes:
