@@ -61,7 +61,7 @@ def _feed(join: Any, ids: Any, times: Any, values: Any, clicked: Any, clicked_at
         n = len(keys)
         join.on_predictions(
             np.arange(begin, begin + n), times[rows], keys, hash64(keys, 0), data.spans(values[rows]),
-            np.zeros(n, np.int16), np.zeros(n, np.int32), np.full(n, -1, np.int8),
+            schema=np.zeros(n, np.int16), split=np.full(n, -1, np.int8),
         )  # fmt: skip
         end = int(np.searchsorted(clicked_at, times[rows][-1], side="right"))
         which = clicked[done:end]
