@@ -5,6 +5,7 @@
     │   └── NotYetError           asks for something this version does not have
     ├── KafkaSideError            what the cluster or the client library did
     │   ├── UnsupportedClientError    kafka-python is not the version the seam was made for
+    │   ├── UnreachableError          the brokers do not answer, or are not ready yet       (retriable)
     │   ├── TopicError                a topic is missing, misconfigured, or not co-partitioned
     │   ├── RetentionError            a position that retention has deleted
     │   ├── CorruptRecordError        a stored record batch is damaged
@@ -50,6 +51,12 @@ class KafkaSideError(StreamsampleError):
 
 class UnsupportedClientError(KafkaSideError):
     """The installed kafka-python is not one whose internals the columnar path knows."""
+
+
+class UnreachableError(KafkaSideError):
+    """The brokers do not answer, or are not ready yet. A worker that runs waits for them; one that starts ends."""
+
+    retriable = True
 
 
 class TopicError(KafkaSideError):

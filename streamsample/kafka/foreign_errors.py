@@ -14,6 +14,7 @@ from streamsample.errors import (
     RetentionError,
     StreamsampleError,
     TopicError,
+    UnreachableError,
     UnsupportedClientError,
 )
 
@@ -36,7 +37,6 @@ _CREDENTIALS = (
     kafka_errors.SaslAuthenticationFailedError,
     kafka_errors.UnsupportedSaslMechanismError,
 )
-_UNREACHABLE = (kafka_errors.InvalidMetadataError, kafka_errors.KafkaTimeoutError, kafka_errors.NodeNotReadyError)
 
 
 def translate(error: Exception, doing: str) -> StreamsampleError:
@@ -58,8 +58,8 @@ def translate(error: Exception, doing: str) -> StreamsampleError:
         return ConfigurationError(what, remedy="check the options under `kafka:`")
     if isinstance(error, kafka_errors.UnsupportedVersionError):
         return UnsupportedClientError(what, remedy="the broker is too old for this client: brokers from 2.5 on work")
-    if isinstance(error, _UNREACHABLE):
-        return KafkaSideError(what, remedy="check that the brokers run and are reachable at `bootstrap_servers`")
+    if isinstance(error, kafka_errors.RetriableError):
+        return UnreachableError(what, remedy="check that the brokers run and are reachable at `bootstrap_servers`")
     return KafkaSideError(what)
 
 

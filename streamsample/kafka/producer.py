@@ -29,6 +29,7 @@ from streamsample.errors import (
     TimestampRefusedError,
     TopicError,
     TransactionFailedError,
+    UnreachableError,
 )
 from streamsample.kafka import producer_seam as seam
 from streamsample.kafka.crash import crash_point
@@ -152,7 +153,8 @@ class TransactionalProducer:
                 metrics_enabled=False,
             )
         except kafka_errors.KafkaError as error:
-            raise KafkaSideError(
+            kind = UnreachableError if isinstance(error, kafka_errors.RetriableError) else KafkaSideError
+            raise kind(
                 f"no producer for {options.get('bootstrap_servers')}: {error!r}",
                 remedy="check that the brokers can be reached and the kafka section of the job file",
             ) from error

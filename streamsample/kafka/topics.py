@@ -13,7 +13,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, Of
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
 from streamsample.clock import SystemClock
-from streamsample.errors import KafkaSideError, StreamsampleError, TopicError
+from streamsample.errors import KafkaSideError, StreamsampleError, TopicError, UnreachableError
 from streamsample.records import TopicPartition
 
 T = TypeVar("T")
@@ -279,7 +279,8 @@ class TopicAdmin:
             return TopicError(message, remedy=self._create_command(spec))
         if isinstance(cause, kafka_errors.BrokerResponseError) and not isinstance(cause, kafka_errors.RetriableError):
             return TopicError(message, remedy="the broker's log says more")
-        return KafkaSideError(message, remedy=f"check that {self._options.get('bootstrap_servers')} can be reached")
+        kind = UnreachableError if isinstance(cause, kafka_errors.RetriableError | TimeoutError) else KafkaSideError
+        return kind(message, remedy=f"check that {self._options.get('bootstrap_servers')} can be reached")
 
     def _command(self, tool: str) -> str:
         servers = self._options.get("bootstrap_servers")

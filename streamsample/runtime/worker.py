@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamsample.clock import Clock
-from streamsample.errors import FencedError, TransactionFailedError
+from streamsample.errors import FencedError, StreamsampleError, TransactionFailedError, UnreachableError
 from streamsample.kafka.changelog import pack_chunk
 from streamsample.kafka.consumer import ColumnarConsumer, FetchLimits, Rebalance
 from streamsample.kafka.crash import crash_point
@@ -43,6 +43,7 @@ _TRIM_MS = 30_000
 _ASK_MS = 500
 _FAILURES_MAX = 20
 _BACKOFF_MS_MAX = 5_000
+_RETRIABLE = (TransactionFailedError, UnreachableError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class Worker:
                 if self._is_commit_due():
                     self._commit()
             self._commit()
-        except TransactionFailedError as error:
+        except _RETRIABLE as error:
             self._roll_back(error)
             return False
         return True
@@ -152,12 +153,12 @@ class Worker:
             if self._is_commit_due() and self._consumer.settled:
                 self._commit()
             if now - self._followed_ms >= _FOLLOW_MS:
-                self._follow_topics()
                 self._followed_ms = now
+                self._try_to_follow_topics()
             self._pause_those_ahead()
             self.last_turn_ms = now
             self._report.progress.turns += 1
-        except TransactionFailedError as error:
+        except _RETRIABLE as error:
             self._roll_back(error)
 
     def _is_commit_due(self) -> bool:
@@ -295,7 +296,7 @@ class Worker:
         """The last commit before leaving; if it fails, nothing is lost: the next owner begins at the one before."""
         try:
             self._commit()
-        except TransactionFailedError as error:
+        except _RETRIABLE as error:
             log.warning("the last commit failed, the work since the one before will be done again: %s", error)
 
     def _trim_changelogs(self) -> None:
@@ -378,8 +379,10 @@ class Worker:
             self._consumer.seek(TopicPartition(topic, task.partition), offset)
         self._consumer.resume([TopicPartition(topic, task.partition) for topic in task.positions])
 
-    def _roll_back(self, error: TransactionFailedError) -> None:
-        """Throw the transaction away, and all tasks with it: one transaction spans them."""
+    def _roll_back(self, error: StreamsampleError) -> None:
+        """Throw the transaction away, and all tasks with it: one transaction spans them. Then go on from the last
+        commit, as soon as the brokers answer.
+        """
         self._failures += 1
         self._report.failed()
         if self._failures > _FAILURES_MAX:
@@ -398,7 +401,7 @@ class Worker:
             # A producer of the same id ends the transaction that was left open, or its offsets would stay undecided.
             self._begin()
             self._adopt({source.partition for source in self._consumer.assignment()})
-        except TransactionFailedError as again:
+        except _RETRIABLE as again:
             self._roll_back(again)
 
     # -- time and order ---------------------------------------------------------------------------
@@ -431,6 +434,13 @@ class Worker:
         """
         ends = self._settings.until_caught_up
         return ends is not None and (self._consumer.position(source) or 0) >= ends.get(source, 0)
+
+    def _try_to_follow_topics(self) -> None:
+        try:
+            self._follow_topics()
+        except UnreachableError as error:
+            log.warning("how far the topics are could not be asked, it will be tried again: %s", error)
+            self._topic_clock.close()
 
     def _follow_topics(self) -> None:
         """Let caught-up partitions that hold their watermark back follow the other partitions of their topic (A5)."""
