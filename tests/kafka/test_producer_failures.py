@@ -226,7 +226,7 @@ def test_brokers_that_cannot_be_reached() -> None:
 CHILD = """
 import sys
 from dataclasses import replace
-from tests.kafka.test_producer import QUICK, new_producer, rows
+from tests.kafka.producing import QUICK, new_producer, rows
 address, topic = sys.argv[1:]
 settings = replace(QUICK, delivery_timeout_ms=1_100, request_timeout_ms=1_000, transaction_timeout_ms=1_200)
 producer = new_producer(address, settings)
