@@ -24,11 +24,13 @@ from typing import Any
 import fastavro
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaTimeoutError
 from kafka.structs import TopicPartition as KafkaTopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamsample.clock import SystemClock
 from streamsample.config import Job, load_job
+from streamsample.errors import KafkaSideError
 from streamsample.kafka.changelog import ChangelogPosition, ChunkReader, StoredChunk
 from streamsample.kafka.consumer import ColumnarConsumer
 from streamsample.kafka.topics import TopicAdmin
@@ -116,9 +118,9 @@ class Worker:
 
     def kill(self) -> None:
         """kill -9, of all its processes, and wait."""
-        with suppress(ProcessLookupError):
+        if self.running:  # once it was waited for, its number may be another's
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+            self.process.wait()
 
     @property
     def ready(self) -> bool:
@@ -342,11 +344,14 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
 
     def close(self) -> None:
         for worker in self.workers:
-            with suppress(ProcessLookupError):
-                os.killpg(worker.process.pid, signal.SIGCONT)
             worker.kill()
         if self._producer is not None:
-            self._producer.close(timeout=5)
+            with suppress(KafkaTimeoutError):  # its broker may be gone
+                self._producer.close(timeout=5)
+        admin = TopicAdmin({"bootstrap_servers": self.servers}, timeout_ms=5_000)
+        with suppress(KafkaSideError):  # a broker with all topics of all tests would need more memory
+            admin.delete([*self.topics.values(), self.output, self.changelog, self.dead_letters])
+        admin.close()
 
     # -- reading ----------------------------------------------------------------------------------
 

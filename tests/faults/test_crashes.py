@@ -21,6 +21,7 @@ from tests.faults.workload import START_MS, Event, Workload
 
 KILLS = int(os.environ.get("STREAMSAMPLE_KILLS", "9"))
 """Of the random kills; `make soak` has more."""
+KILLS_EACH = 3
 
 POINTS = (
     "before_produce",
@@ -98,25 +99,20 @@ def kill_at_random(scene: Scene, seed: int, kills: int) -> None:
 
 
 def test_a12_killed_at_random(own_broker: LocalBroker, tmp_path: Path) -> None:
-    scenes = [
-        Scene(
-            own_broker.bootstrap_servers,
-            tmp_path / str(seed),
-            Workload.make(seed, encoding="avro" if seed % 2 else "json", endless=True),
-            commit_interval="20ms",
-            session_ms=1_500,
-        )
-        for seed in range(3)
-    ]
-    with ThreadPoolExecutor(len(scenes)) as pool:
+    """Three jobs at a time, each killed three times, each with its seed: as many jobs as it takes."""
+
+    def run(seed: int) -> None:
+        workload = Workload.make(seed, encoding="avro" if seed % 2 else "json", endless=True)
+        servers, folder = own_broker.bootstrap_servers, tmp_path / str(seed)
+        scene = Scene(servers, folder, workload, commit_interval="20ms", session_ms=1_500)
         try:
-            for done in [
-                pool.submit(kill_at_random, scene, seed, KILLS // len(scenes)) for seed, scene in enumerate(scenes)
-            ]:
-                done.result()
+            kill_at_random(scene, seed, KILLS_EACH)
         finally:
-            for scene in scenes:
-                scene.close()
+            scene.close()
+
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(run, seed) for seed in range(-(-KILLS // KILLS_EACH))]:
+            done.result()
 
 
 def test_a13_overdue_windows_close_after_a_restart(broker: Broker, make_scene: MakeScene) -> None:
