@@ -61,9 +61,8 @@ def crashes(
     request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[tuple[str, int], Future[None]]]:
     """The scenarios of all selected tests, several at a time."""
-    selected = [
-        item.callspec.params for item in request.session.items if "passage" in getattr(item, "fixturenames", ())
-    ]  # type: ignore[attr-defined]
+    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    selected = [item.callspec.params for item in items if "passage" in item.fixturenames]
     pool = ThreadPoolExecutor(AT_A_TIME)
     folder = tmp_path_factory.mktemp("crashes")
     yield {
