@@ -345,8 +345,8 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
     def close(self) -> None:
         for worker in self.workers:
             worker.kill()
-        if self._producer is not None:
-            with suppress(KafkaTimeoutError):  # its broker may be gone
+        with suppress(KafkaTimeoutError):  # its broker may be gone
+            if self._producer is not None:
                 self._producer.close(timeout=5)
         admin = TopicAdmin({"bootstrap_servers": self.servers}, timeout_ms=5_000)
         with suppress(KafkaSideError):  # a broker with all topics of all tests would need more memory
@@ -451,8 +451,7 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
 
     def check(self) -> None:
         """All inputs are processed, each record once; every record, dead letter, position and count is the oracle's."""
-        expected = self.workload.expected(self.topics, self.name, self.job.version)
-        found = self.records()
+        expected, found = self.workload.expected(self.topics, self.name, self.job.version), self.records()
         assert_same("training records", found, expected.records)
         ids = Counter(json.loads(value)["record_id"] for _, _, _, value in found.elements())
         assert set(ids.values()) <= {1}, f"record ids written twice: {[name for name in ids if ids[name] > 1][:5]}"
@@ -464,8 +463,8 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
     def _check_positions(self) -> None:
         admin = TopicAdmin({"bootstrap_servers": self.servers})
         try:
-            partitions = range(self.workload.partitions)
-            ends = admin.latest([TopicPartition(t, n) for t in self.topics.values() for n in partitions])
+            numbers = range(self.workload.partitions)
+            ends = admin.latest([TopicPartition(t, n) for t in self.topics.values() for n in numbers])
         finally:
             admin.close()
         positions = {source: offset for source, (offset, _) in self.committed().items()}
