@@ -15,15 +15,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from streamsample.clock import SystemClock
 from streamsample.errors import KafkaSideError
+from streamsample.kafka.fencing import READY, fence_killed, wait, wait_for_line, was_killed
 from streamsample.kafka.java import cache_folder, java_classpath, java_executable, locked
 
 __all__ = [
@@ -45,7 +44,6 @@ DEFAULT_PORT = 9092
 START_SECONDS = 60
 STOP_SECONDS = 15
 KEPT_LOGS = 20
-READY = "Kafka Server started"
 # Below the ephemeral range, so that no client's connection takes the port while the broker is down.
 FREE_PORTS = range(20_000, 32_000)
 
@@ -57,8 +55,8 @@ SETTINGS: Mapping[str, str] = {
     # One node votes for itself: waiting for others only delays the start.
     "controller.quorum.election.timeout.ms": "100",
     "controller.quorum.append.linger.ms": "5",
-    # A killed broker's next start is refused until its session is over.
-    "broker.session.timeout.ms": "3000",
+    # There is no other broker to take over. A short session only fences one that was paused (see `fencing`).
+    "broker.session.timeout.ms": "600000",
     "broker.heartbeat.interval.ms": "500",
     "offsets.topic.replication.factor": "1",
     "offsets.topic.num.partitions": "4",
@@ -153,7 +151,7 @@ class LocalBroker:
         """Start and wait until ready (3-5 s once fetched). Raises KafkaSideError with the end of the log."""
         if self.running:
             return
-        command = self._prepare()
+        command = self._prepare(timeout_seconds)
         before = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self._keeper = subprocess.Popen(
@@ -172,7 +170,7 @@ class LocalBroker:
         try:
             assert self._keeper.stdout is not None
             self._pid = int(self._keeper.stdout.readline() or 0)
-            _wait_until_ready(self.log_path, before, lambda: self.running, timeout_seconds)
+            wait_for_line(self.log_path, before, READY, lambda: self.running, timeout_seconds)
         except BaseException:
             self._end(signal.SIGKILL)
             raise
@@ -211,7 +209,7 @@ class LocalBroker:
     ) -> None:
         self.stop()
 
-    def _prepare(self) -> list[str]:
+    def _prepare(self, timeout_seconds: float) -> list[str]:
         """Give the broker its folder, ports and settings; the command to run."""
         if self._directory is None:
             self._directory = Path(tempfile.mkdtemp(prefix="streamsample-broker-"))
@@ -220,7 +218,11 @@ class LocalBroker:
         self._port = self._port or _free_port()
         self._controller_port = self._controller_port or _free_port()
         java, *arguments = _prepare_folder(
-            self._directory, self._port, self._controller_port, self._heap, self._properties
+            self._directory,
+            (self._port, self._controller_port),
+            self._heap,
+            self._properties,
+            (self._log_path, timeout_seconds),
         )
         return [java, *(SHORT_LIVED_JVM if self._short_lived else ()), *arguments]
 
@@ -268,8 +270,8 @@ def start_detached(directory: Path | None = None, heap: str = "256m", timeout_se
         if (found := status_detached(folder)) is not None:
             return found.bootstrap_servers
         port = DEFAULT_PORT if _is_free(DEFAULT_PORT) else _free_port()
-        command = _prepare_folder(folder, port, _free_port(), heap, {})
         log_path = folder / "server.log"
+        command = _prepare_folder(folder, (port, _free_port()), heap, {}, (log_path, timeout_seconds))
         before = log_path.stat().st_size if log_path.exists() else 0
         with log_path.open("ab") as log:
             process = subprocess.Popen(
@@ -278,7 +280,7 @@ def start_detached(directory: Path | None = None, heap: str = "256m", timeout_se
         status = BrokerStatus(process.pid, f"{HOST}:{port}", str(folder), str(log_path))
         try:
             (folder / "broker.json").write_text(json.dumps(asdict(status)))
-            _wait_until_ready(log_path, before, lambda: process.poll() is None, timeout_seconds)
+            wait_for_line(log_path, before, READY, lambda: process.poll() is None, timeout_seconds)
         except BaseException:
             process.kill()
             process.wait()
@@ -303,9 +305,9 @@ def stop_detached(directory: Path | None = None) -> bool:
         return False
     _signal(status.pid, signal.SIGTERM)
     _signal(status.pid, signal.SIGCONT)
-    if not _wait(lambda: not _runs(status), STOP_SECONDS):
+    if not wait(lambda: not _runs(status), STOP_SECONDS):
         _signal(status.pid, signal.SIGKILL)
-        _wait(lambda: not _runs(status), STOP_SECONDS)
+        wait(lambda: not _runs(status), STOP_SECONDS)
     return True
 
 
@@ -329,9 +331,12 @@ def _new_log() -> Path:
 
 
 def _prepare_folder(
-    directory: Path, port: int, controller_port: int, heap: str, properties: Mapping[str, str]
+    directory: Path, ports: tuple[int, int], heap: str, properties: Mapping[str, str], log: tuple[Path, float]
 ) -> list[str]:
-    """Write the settings, format the data folder if it is new, and return the command that runs the broker."""
+    """Write the settings, format the data folder if it is new, fence a broker that was killed in it, and return the
+    command that runs the broker. log: where that is told, and how long it may take in seconds.
+    """
+    port, controller_port = ports
     data = directory / "data"
     data.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -347,7 +352,10 @@ def _prepare_folder(
     classpath = java_classpath(KAFKA)
     if not (data / "meta.properties").exists():
         _format(data, classpath)
-    return [str(java_executable()), f"-Xmx{heap}", *JVM, "-cp", classpath, "kafka.Kafka", str(path)]
+    java = [str(java_executable()), f"-Xmx{heap}", *JVM, "-cp", classpath, "kafka.Kafka"]
+    if was_killed(data):
+        fence_killed(java, settings, directory, *log)
+    return [*java, str(path)]
 
 
 def _format(data: Path, classpath: str) -> None:
@@ -412,40 +420,6 @@ def _free_port() -> int:
         if _is_free(port):
             return port
     raise KafkaSideError(f"no free port in {FREE_PORTS.start}-{FREE_PORTS.stop - 1} of {HOST}")
-
-
-def _wait(condition: Callable[[], bool], timeout_seconds: float) -> bool:
-    """Whether `condition` came true in time."""
-    clock = SystemClock()
-    deadline = clock.elapsed_ms() + timeout_seconds * 1000
-    while not condition():
-        if clock.elapsed_ms() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def _wait_until_ready(log_path: Path, before: int, alive: Callable[[], bool], timeout_seconds: float) -> None:
-    """Until the log, from byte `before` on, says that the broker takes requests."""
-    with log_path.open("rb") as log:
-        log.seek(before)
-        seen = b""
-
-        def told() -> bool:
-            nonlocal seen
-            seen = seen[-len(READY) :] + log.read()
-            return READY.encode() in seen or not alive()
-
-        in_time = _wait(told, timeout_seconds)
-    if in_time and alive():
-        return
-    with log_path.open("rb") as log:
-        log.seek(max(before, log_path.stat().st_size - 4000))
-        tail = log.read().decode(errors="replace")
-    what = "ended while starting" if in_time else f"was not ready within {timeout_seconds:g} s"
-    raise KafkaSideError(
-        f"the local broker {what}; the end of {log_path}:\n{tail}", remedy="the log says why; see also its settings"
-    )
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -58,6 +58,12 @@ def translate(error: Exception, doing: str) -> StreamsampleError:
         return ConfigurationError(what, remedy="check the options under `kafka:`")
     if isinstance(error, kafka_errors.UnsupportedVersionError):
         return UnsupportedClientError(what, remedy="the broker is too old for this client: brokers from 2.5 on work")
+    if isinstance(error, kafka_errors.KafkaTimeoutError):
+        return UnreachableError(
+            f"{doing}: no answer in time",
+            remedy="check that the brokers run and are reachable at `bootstrap_servers`; if they do, a transaction may "
+            "hang: kafka-transactions.sh find-hanging tells",
+        )
     if isinstance(error, kafka_errors.RetriableError):
         return UnreachableError(what, remedy="check that the brokers run and are reachable at `bootstrap_servers`")
     return KafkaSideError(what)

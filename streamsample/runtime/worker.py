@@ -383,26 +383,30 @@ class Worker:
         """Throw the transaction away, and all tasks with it: one transaction spans them. Then go on from the last
         commit, as soon as the brokers answer.
         """
-        self._failures += 1
-        self._report.failed()
-        if self._failures > _FAILURES_MAX:
-            raise error
-        log.warning("rolling back to the last commit (%d in a row): %s", self._failures, error)
-        if self._producer is not None:
-            self._producer.close()
-        self._producer, self._in_transaction = None, False
-        self._uncommitted = Uncommitted()
-        self._drop(set(self._tasks) | set(self._restoring))
-        self._consumer.pause(self._consumer.assignment())
-        self._stop.wait(min(50 * 2 ** min(self._failures, 10), _BACKOFF_MS_MAX) / 1000)
-        if self._stop.is_set():
-            return
+        failure: StreamsampleError | None = error
+        while failure is not None:
+            self._failures += 1
+            self._report.failed()
+            if self._failures > _FAILURES_MAX:
+                raise failure
+            log.warning("rolling back to the last commit (%d in a row): %s", self._failures, failure)
+            if self._producer is not None:
+                self._producer.close()
+            self._producer, self._in_transaction = None, False
+            self._uncommitted = Uncommitted()
+            self._drop(set(self._tasks) | set(self._restoring))
+            self._consumer.pause(self._consumer.assignment())
+            self._stop.wait(min(50 * 2 ** min(self._failures, 10), _BACKOFF_MS_MAX) / 1000)
+            failure = None if self._stop.is_set() else self._try_to_begin_again()
+
+    def _try_to_begin_again(self) -> StreamsampleError | None:
         try:
             # A producer of the same id ends the transaction that was left open, or its offsets would stay undecided.
             self._begin()
             self._adopt({source.partition for source in self._consumer.assignment()})
-        except _RETRIABLE as again:
-            self._roll_back(again)
+        except _RETRIABLE as error:
+            return error
+        return None
 
     # -- time and order ---------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from tests.faults.harness import Scene, Worker
 from tests.faults.workload import Workload
 
 SESSION_MS = 3_000
+AWAY_MS = max(ProducerSettings().delivery_timeout_ms, SESSION_MS) + 2_000
 
 
 def begun(scene: Scene) -> Worker:
@@ -41,14 +42,25 @@ def test_the_broker_is_killed_and_comes_back(own_broker: LocalBroker, make_scene
     scene.check()
 
 
+def test_the_broker_is_away_for_longer_than_all_time_outs(own_broker: LocalBroker, make_scene: MakeScene) -> None:
+    scene = make_scene(Workload.make(34, endless=True), on=own_broker, session_ms=SESSION_MS)
+    with scene.flowing(pause_seconds=0.05):
+        worker = begun(scene)
+        own_broker.kill()
+        time.sleep(AWAY_MS / 1000)  # what is tested is that so much time passes
+        own_broker.start()
+        end_and_check(scene, worker)
+    scene.catch_up_here()
+    scene.check()
+
+
 def test_the_broker_is_paused_for_longer_than_all_time_outs(own_broker: LocalBroker, make_scene: MakeScene) -> None:
     """Longer than session and delivery time-out: transactions fail, and the group puts the worker out."""
     scene = make_scene(Workload.make(32, endless=True), on=own_broker, session_ms=SESSION_MS)
-    away_ms = max(ProducerSettings().delivery_timeout_ms, SESSION_MS) + 2_000
     with scene.flowing(pause_seconds=0.05):
         worker = begun(scene)
         own_broker.pause()
-        time.sleep(away_ms / 1000)  # what is tested is that so much time passes
+        time.sleep(AWAY_MS / 1000)  # what is tested is that so much time passes
         own_broker.resume()
         end_and_check(scene, worker)
     scene.catch_up_here()
