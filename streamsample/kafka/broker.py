@@ -222,7 +222,7 @@ class LocalBroker:
             (self._port, self._controller_port),
             self._heap,
             self._properties,
-            (self._log_path, timeout_seconds),
+            timeout_seconds,
         )
         return [java, *(SHORT_LIVED_JVM if self._short_lived else ()), *arguments]
 
@@ -271,7 +271,7 @@ def start_detached(directory: Path | None = None, heap: str = "256m", timeout_se
             return found.bootstrap_servers
         port = DEFAULT_PORT if _is_free(DEFAULT_PORT) else _free_port()
         log_path = folder / "server.log"
-        command = _prepare_folder(folder, (port, _free_port()), heap, {}, (log_path, timeout_seconds))
+        command = _prepare_folder(folder, (port, _free_port()), heap, {}, timeout_seconds)
         before = log_path.stat().st_size if log_path.exists() else 0
         with log_path.open("ab") as log:
             process = subprocess.Popen(
@@ -331,10 +331,10 @@ def _new_log() -> Path:
 
 
 def _prepare_folder(
-    directory: Path, ports: tuple[int, int], heap: str, properties: Mapping[str, str], log: tuple[Path, float]
+    directory: Path, ports: tuple[int, int], heap: str, properties: Mapping[str, str], timeout_seconds: float
 ) -> list[str]:
     """Write the settings, format the data folder if it is new, fence a broker that was killed in it, and return the
-    command that runs the broker. log: where that is told, and how long it may take in seconds.
+    command that runs the broker.
     """
     port, controller_port = ports
     data = directory / "data"
@@ -354,7 +354,7 @@ def _prepare_folder(
         _format(data, classpath)
     java = [str(java_executable()), f"-Xmx{heap}", *JVM, "-cp", classpath, "kafka.Kafka"]
     if was_killed(data):
-        fence_killed(java, settings, directory, *log)
+        fence_killed(java, settings, directory, timeout_seconds)
     return [*java, str(path)]
 
 

@@ -37,25 +37,22 @@ def was_killed(data: Path) -> bool:
     return (data / "__cluster_metadata-0").exists() and not (data / _CLEAN).exists()
 
 
-def fence_killed(
-    java: Sequence[str], settings: Mapping[str, str], folder: Path, log_path: Path, timeout_seconds: float
-) -> None:
-    """Run the controller alone until it has fenced the broker (2-3 s).
+def fence_killed(java: Sequence[str], settings: Mapping[str, str], folder: Path, timeout_seconds: float) -> None:
+    """Run the controller alone until it has fenced the broker (2-3 s). Its log is `folder`/controller.log.
 
     java: the command up to the settings file; settings: the broker's, of which the controller's listener is the last.
     Raises KafkaSideError with the end of the log.
     """
-    path = folder / "controller.properties"
+    path, log_path = folder / "controller.properties", folder / "controller.log"
     listener = settings["listeners"].rsplit(",", 1)[-1]
     alone = {**settings, **_SETTINGS, "listeners": listener}
     del alone["advertised.listeners"]
     path.write_text("".join(f"{key}={value}\n" for key, value in alone.items()))
-    before = log_path.stat().st_size if log_path.exists() else 0
-    with log_path.open("ab") as log:
+    with log_path.open("wb") as log:
         controller = subprocess.Popen([*java, str(path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        wait_for_line(log_path, before, READY, lambda: controller.poll() is None, timeout_seconds)
-        wait(lambda: _FENCED in _since(log_path, before), _FENCE_SECONDS)
+        wait_for_line(log_path, 0, READY, lambda: controller.poll() is None, timeout_seconds)
+        wait(lambda: _FENCED in log_path.read_text(errors="replace"), _FENCE_SECONDS)
     finally:
         controller.send_signal(signal.SIGTERM)
         try:
@@ -74,12 +71,6 @@ def wait(condition: Callable[[], bool], timeout_seconds: float) -> bool:
             return False
         time.sleep(0.02)
     return True
-
-
-def _since(log_path: Path, before: int) -> str:
-    with log_path.open("rb") as log:
-        log.seek(before)
-        return log.read().decode(errors="replace")
 
 
 def wait_for_line(log_path: Path, before: int, words: str, alive: Callable[[], bool], timeout_seconds: float) -> None:

@@ -13,6 +13,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+import kafka.errors as kafka_errors
 from kafka import KafkaProducer
 from kafka.producer.producer_batch import FinalState, ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
@@ -219,10 +220,21 @@ def forbid_recovery(producer: Any) -> None:
 
     It would split a batch that the broker finds too large (flush then waits for a batch that no longer exists), and
     after a lost transaction raise the producer's epoch and go on as if nothing had been lost, fencing whoever owns the
-    id now.
+    id now. And it would send a batch again after a connection broke. A broker that had written it before it crashed
+    knows its number no more if its records are dated more than a day ago (producer.id.expiration.ms is compared with
+    the records' timestamps when a log is recovered): it would be there twice.
     """
-    producer._sender._can_split = lambda batch, error: False
+    sender = producer._sender
+    may_retry = sender._can_retry
+    sender._can_split = lambda batch, error: False
+    sender._can_retry = lambda batch, error: _was_not_written(error) and may_retry(batch, error)
     producer._transaction_manager._supports_epoch_bump = lambda: False
+
+
+def _was_not_written(error: type[BaseException]) -> bool:
+    """Whether the broker itself has answered, and in a way that says that the batch is not in its log."""
+    unsure = (kafka_errors.RequestTimedOutError, kafka_errors.NotEnoughReplicasAfterAppendError)
+    return issubclass(error, kafka_errors.BrokerResponseError) and not issubclass(error, unsure)
 
 
 def in_transaction(producer: Any, identity: tuple[int, int]) -> bool:
@@ -257,7 +269,7 @@ _EXPECTED: dict[Any, set[str]] = {
         "in_retry",
     },
     RecordAccumulator.ready: {"is_full"},
-    Sender._dispatch_error: {"_can_split", "classify_batch_error"},
+    Sender._dispatch_error: {"_can_split", "_can_retry", "classify_batch_error"},
     Sender._produce_request: {"records", "buffer"},
     Sender.force_close: {"_force_close"},
     TransactionManager.classify_batch_error: {"_supports_epoch_bump"},
@@ -268,6 +280,7 @@ _SIGNATURES: dict[Any, list[str]] = {
     ProducerBatch.__init__: ["self", "tp", "records", "now"],
     RecordAccumulator._tp_lock: ["self", "tp"],
     Sender._can_split: ["self", "batch", "error"],
+    Sender._can_retry: ["self", "batch", "error_cls"],
     TransactionManager.maybe_add_partition_to_transaction: ["self", "topic_partition"],
     TransactionManager.send_offsets_to_transaction: ["self", "offsets", "group_metadata"],
 }

@@ -43,8 +43,7 @@ from tests.faults.workload import SCHEMA, SOURCES, Dead, Event, Placed, SourceNa
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).with_name("streamsample"))
-SESSION_MS = 6_000
-"""The least that a broker with Kafka's own defaults takes."""
+SESSION_MS = 6_000  # the least that a broker with Kafka's own defaults takes
 SECONDS = 150
 """To wait for anything: a machine may be slow, a condition that never comes true is the failure."""
 
@@ -176,8 +175,9 @@ class Scene:
         session_ms: int = SESSION_MS,
         job_extra: str = "",
         changelog: dict[str, str] | None = None,
+        inputs: dict[str, str] | None = None,
     ) -> None:
-        """fetch_bytes: small fetches, so that a small workload takes many turns. changelog: its topic's settings."""
+        """fetch_bytes: small fetches, for many turns of a small workload. changelog, inputs: topic settings."""
         self.servers = servers
         self.folder = folder
         self.workload = workload
@@ -196,7 +196,7 @@ class Scene:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "prediction.avsc").write_text(json.dumps(SCHEMA))
         self._producer: KafkaProducer | None = None
-        self._make_topics(changelog or {})
+        self._make_topics(changelog or {}, inputs or {})
         self.write_job()
 
     # -- set-up -----------------------------------------------------------------------------------
@@ -226,15 +226,15 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
 {self.job_extra}
 """)
 
-    def _make_topics(self, changelog: dict[str, str]) -> None:
+    def _make_topics(self, changelog: dict[str, str], inputs: dict[str, str]) -> None:
         admin = KafkaAdminClient(bootstrap_servers=self.servers)
         keep = {"retention.ms": "-1"}
-        kept = {**keep, "retention.bytes": "-1", "cleanup.policy": "delete", "compression.type": "producer"}
-        names = [*self.topics.values(), self.output, self.dead_letters]
-        topics = [NewTopic(name, self.workload.partitions, 1, topic_configs=keep) for name in names]
+        settings = {**dict.fromkeys(self.topics.values(), keep | inputs), self.output: keep, self.dead_letters: keep}
+        topics = [NewTopic(name, self.workload.partitions, 1, topic_configs=each) for name, each in settings.items()]
         if changelog:
-            settings = {**kept, "message.timestamp.type": "CreateTime", **changelog}
-            topics.append(NewTopic(self.changelog, self.workload.partitions, 1, topic_configs=settings))
+            log = {**keep, "retention.bytes": "-1", "cleanup.policy": "delete", "compression.type": "producer"}
+            log |= {"message.timestamp.type": "CreateTime", **changelog}
+            topics.append(NewTopic(self.changelog, self.workload.partitions, 1, topic_configs=log))
         try:
             admin.create_topics(topics)
         finally:

@@ -165,6 +165,21 @@ def test_what_the_broker_refuses_after_all_does_not_hang(make: Make, make_topic:
     assert visible(broker.bootstrap_servers, topic) == []
 
 
+def test_only_what_is_surely_not_in_the_log_is_sent_again(make: Make, topic: str) -> None:
+    """A broker that crashed may have written a batch and forgotten its number."""
+    producer = make()
+    producer.begin()
+    producer.send(topic, 0, *rows([b"x"]))
+    batch = producer._handed._batches[0]
+    producer.flush()
+    batch._final_state = None  # as before the answer came
+    again = producer._producer._sender._can_retry
+    assert again(batch, kafka_errors.NotLeaderForPartitionError)
+    assert not again(batch, kafka_errors.KafkaConnectionError)
+    assert not again(batch, kafka_errors.RequestTimedOutError)
+    assert not again(batch, kafka_errors.NotEnoughReplicasAfterAppendError)
+
+
 def test_a_broker_killed_and_restarted_amid_a_transaction(module_broker: LocalBroker, make_topic: MakeTopic) -> None:
     topic = make_topic(2, on=module_broker)
     address = module_broker.bootstrap_servers
