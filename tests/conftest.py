@@ -161,10 +161,10 @@ def module_broker() -> Iterator[LocalBroker]:
 
 
 def create_topic(bootstrap_servers: str, name: str, partitions: int = 4, config: dict[str, str] | None = None) -> str:
-    """Make a topic and return its name."""
+    """Make a topic and return its name. Event times are old, so retention deletes nothing unless `config` says so."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers)
     try:
-        admin.create_topics([NewTopic(name, partitions, 1, topic_configs=config or {})])
+        admin.create_topics([NewTopic(name, partitions, 1, topic_configs={"retention.ms": "-1", **(config or {})})])
     finally:
         admin.close()
     return name

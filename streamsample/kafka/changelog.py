@@ -7,7 +7,7 @@ and is done only when it has read the last. An end offset would not do: it can l
 transaction.
 
 A part, big-endian: magic "SSC1" (4 bytes), sequence uint64, part uint32, parts uint32, then the part's bytes. The parts
-joined are an LZ4 frame of the chunk, with a checksum of its content.
+joined are a Zstandard frame of the chunk, with its size and a checksum of its content.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import lz4.frame
+import zstandard
 
 from streamsample.errors import ChangelogGapError, StateError
-from streamsample.kafka.wire_encode import LZ4_LEVEL
 from streamsample.records import RecordBatch, Spans, TopicPartition
 
 _HEADER = struct.Struct(">4sQII")
@@ -28,6 +27,8 @@ _MAGIC = b"SSC1"
 _POSITION = re.compile(r"streamsample/1 last=(\d+) first=(\d+) offset=(\d+)")
 _RECORD_OVERHEAD_BYTES = 256
 CHUNK_BYTES_MAX = 2**31 - 1
+_LEVEL = -5
+"""Of Zstandard: as fast as LZ4 with acceleration 8, and a fifth smaller (columns of rows of 200 bytes)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +85,27 @@ def pack_chunk(sequence: int, body: Sequence[bytes | memoryview], message_bytes_
             f"a commit changed {size:,} bytes of state, more than a chunk can hold",
             remedy="commit more often (commit_interval)",
         )
-    packer = lz4.frame.LZ4FrameCompressor(
-        block_size=lz4.frame.BLOCKSIZE_MAX1MB,
-        block_linked=False,
-        compression_level=LZ4_LEVEL,
-        content_checksum=True,
-    )
-    packed = b"".join([packer.begin(size), *map(packer.compress, body), packer.flush()])
     room = max(message_bytes_max // 2 - _RECORD_OVERHEAD_BYTES, 1024)
-    count = max(1, -(-len(packed) // room))
-    return Spans.of(
-        [_HEADER.pack(_MAGIC, sequence, part, count) + packed[part * room : (part + 1) * room] for part in range(count)]
-    )
+    packer = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).chunker(size=size, chunk_size=room)
+    packed = [part for piece in body for part in packer.compress(piece)] + list(packer.finish())  # type: ignore[no-untyped-call]
+    return Spans.of([_HEADER.pack(_MAGIC, sequence, number, len(packed)) + part for number, part in enumerate(packed)])
+
+
+class ChunkPacking:
+    """`pack_chunk`, to be done later. size_bytes: of all parts, once it is done."""
+
+    def __init__(self, sequence: int, body: Sequence[bytes | memoryview], message_bytes_max: int) -> None:
+        self.sequence = sequence
+        self.body_bytes = sum(map(len, body))
+        self.size_bytes = 0
+        self._body = body
+        self._message_bytes_max = message_bytes_max
+
+    def __call__(self) -> Spans:
+        """The parts. Raises StateError as `pack_chunk` does."""
+        parts = pack_chunk(self.sequence, self._body, self._message_bytes_max)
+        self.size_bytes = int(parts.size.sum(dtype="int64"))
+        return parts
 
 
 class ChunkReader:
@@ -159,8 +169,8 @@ class ChunkReader:
         self._parts = []
         self._next = sequence + 1
         try:
-            body = lz4.frame.decompress(packed)
-        except RuntimeError as error:
+            body = zstandard.ZstdDecompressor().decompress(packed)
+        except zstandard.ZstdError as error:
             raise StateError(
                 f"{self._source}@{self._offset}: chunk {sequence} is damaged: {error}",
                 remedy="rebuild the state with `streamsample reset JOB`",

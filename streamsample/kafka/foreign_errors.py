@@ -11,9 +11,12 @@ from streamsample.errors import (
     ConfigurationError,
     FencedError,
     KafkaSideError,
+    RecordTooLargeError,
     RetentionError,
     StreamsampleError,
+    TimestampRefusedError,
     TopicError,
+    TransactionFailedError,
     UnreachableError,
     UnsupportedClientError,
 )
@@ -39,6 +42,18 @@ _CREDENTIALS = (
 )
 
 
+_PRODUCER_FENCED = (
+    kafka_errors.ProducerFencedError,
+    kafka_errors.InvalidProducerEpochError,
+    kafka_errors.FencedInstanceIdError,
+    kafka_errors.IllegalGenerationError,
+    kafka_errors.UnknownMemberIdError,
+    kafka_errors.CommitFailedError,
+)
+_TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
+_ROLL_BACK = "the worker rolls back to the last committed position and tries again"
+
+
 def translate(error: Exception, doing: str) -> StreamsampleError:
     """The error of ours that says the same. `doing` is what failed: "fetching", "asking for committed offsets"."""
     what = f"{doing}: {type(error).__name__}: {error}"
@@ -60,7 +75,7 @@ def translate(error: Exception, doing: str) -> StreamsampleError:
         return UnsupportedClientError(what, remedy="the broker is too old for this client: brokers from 2.5 on work")
     if isinstance(error, kafka_errors.KafkaTimeoutError):
         return UnreachableError(
-            f"{doing}: no answer in time",
+            f"{doing}: no answer in time (KafkaTimeoutError)",
             remedy="check that the brokers run and are reachable at `bootstrap_servers`; if they do, a transaction may "
             "hang: kafka-transactions.sh find-hanging tells",
         )
@@ -76,3 +91,23 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except kafka_errors.KafkaError as error:
         raise translate(error, doing) from error
+
+
+def translate_producing(error: BaseException | None, what: str) -> KafkaSideError:
+    """`translate` for a transaction that failed. The library often wraps the error that matters."""
+    inner = [part for part in getattr(error, "args", ()) if isinstance(part, BaseException)]
+    cause = inner[0] if inner else error
+    message = f"{what}: {cause!r}"
+    if isinstance(cause, _PRODUCER_FENCED):
+        return FencedError(
+            message, remedy="another worker owns the tasks, or the transaction took too long; " + _ROLL_BACK
+        )
+    if isinstance(cause, _TOO_LARGE):
+        return RecordTooLargeError(message, remedy="the topic's max.message.bytes has changed: restart the job")
+    if isinstance(cause, kafka_errors.InvalidTimestampError):
+        return TimestampRefusedError(
+            message, remedy="compare the topic's message.timestamp limits and this machine's clock"
+        )
+    if isinstance(cause, kafka_errors.AuthorizationError):
+        return TopicError(message, remedy="grant this user Write on the topic, the group and the transactional.id")
+    return TransactionFailedError(message, remedy=_ROLL_BACK)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import kafka.errors as kafka_errors
@@ -21,7 +22,6 @@ from kafka.structs import TopicPartition as KafkaTopicPartition
 
 from streamsample.clock import Clock
 from streamsample.errors import (
-    FencedError,
     InvariantError,
     KafkaSideError,
     RecordTooLargeError,
@@ -33,9 +33,12 @@ from streamsample.errors import (
 )
 from streamsample.kafka import producer_seam as seam
 from streamsample.kafka.crash import crash_point
+from streamsample.kafka.foreign_errors import translate_producing
+from streamsample.kafka.packing import PackingThread
 from streamsample.kafka.partitioner import partitions_of
 from streamsample.kafka.producer_seam import Deadline, Delivered, HandedOver, check_producer_seam
 from streamsample.kafka.topics import TopicLimits
+from streamsample.kafka.transport import FewCopiesClient
 from streamsample.kafka.wire_encode import BatchEncoder, Codec, Columns, Plan, RowTooLargeError, oversized, plan
 from streamsample.records import Int64s, Spans, TopicPartition
 
@@ -46,29 +49,20 @@ _MARGIN_MS = 1_000
 _BATCHES_PER_WAKE = 4
 _ROLL_BACK = "the worker rolls back to the last committed position and tries again"
 
-_FENCED = (
-    kafka_errors.ProducerFencedError,
-    kafka_errors.InvalidProducerEpochError,
-    kafka_errors.FencedInstanceIdError,
-    kafka_errors.IllegalGenerationError,
-    kafka_errors.UnknownMemberIdError,
-    kafka_errors.CommitFailedError,
-)
-_TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
-
 
 @dataclass(frozen=True, slots=True)
 class ProducerSettings:
     """Limits of one producer. Times in ms; request <= delivery < transaction timeout, else ValueError.
 
     transaction_timeout_ms bounds how long a killed worker blocks readers of read_committed. in_flight_bytes_max: handed
-    over and not yet acknowledged, compressed. batch_bytes: of one batch before compression (a larger record goes
-    alone).
+    over and not yet acknowledged, compressed. packing_bytes_max: taken, not yet compressed. batch_bytes: of one batch
+    before compression (a larger record goes alone).
     """
 
     codec: Codec = "lz4"
     batch_bytes: int = 1_000_000
     in_flight_bytes_max: int = 64 * 1024 * 1024
+    packing_bytes_max: int = 16 * 1024 * 1024
     transaction_timeout_ms: int = 12_000
     delivery_timeout_ms: int = 8_000
     request_timeout_ms: int = 4_000
@@ -96,7 +90,7 @@ class CommitResult:
 
 
 class TransactionalProducer:
-    """One transaction after another, from one thread.
+    """One transaction after another, from one thread; another one compresses.
 
     begin, any number of sends, then commit or abort. What is refused before anything was handed over
     (RecordRefusedError, TopicError, ValueError) leaves the producer as it was. Every other failure discards it: it is
@@ -131,10 +125,16 @@ class TransactionalProducer:
         self._gone: BaseException | None = None
         self._identity = (-1, -1)
         self._producer = self._start(client)
+        self._packing = PackingThread(f"packing-{transactional_id}", self.settings.packing_bytes_max)
 
     def _start(self, client: Mapping[str, Any]) -> Any:
         settings = self.settings
-        options = {"reconnect_backoff_max_ms": 1_000, "bootstrap_timeout_ms": settings.start_timeout_ms, **client}
+        options = {
+            "kafka_client": FewCopiesClient,
+            "reconnect_backoff_max_ms": 1_000,
+            "bootstrap_timeout_ms": settings.start_timeout_ms,
+            **client,
+        }
         # A user's request time-out is for reading: here all times must fit into the transaction's.
         options.pop("request_timeout_ms", None)
         try:
@@ -163,7 +163,7 @@ class TransactionalProducer:
             producer.init_transactions()
         except kafka_errors.KafkaError as error:
             seam.stop(producer, settings.abort_timeout_ms)
-            raise _translated(error, f"transactional.id {self.transactional_id}: no producer id") from error
+            raise translate_producing(error, f"transactional.id {self.transactional_id}: no producer id") from error
         return producer
 
     # -- what is known of topics ------------------------------------------------------------------
@@ -187,8 +187,11 @@ class TransactionalProducer:
 
     def mistimed(self, topic: str, columns: Columns) -> Int64s:
         """The rows that `send` would refuse for their timestamp: int64[], ascending."""
+        return self._mistimed(topic, columns.timestamps)
+
+    def _mistimed(self, topic: str, timestamps: Int64s) -> Int64s:
         low, high = self._limits(topic).timestamps_at(self._clock.now_ms())
-        return np.flatnonzero((columns.timestamps > high) | (columns.timestamps < low))
+        return np.flatnonzero((timestamps > high) | (timestamps < low))
 
     # -- a transaction ----------------------------------------------------------------------------
 
@@ -211,23 +214,33 @@ class TransactionalProducer:
         keys: Spans,
         values: Spans,
         headers: Spans | None = None,
-        *,
-        packed: bool = False,
     ) -> None:
         """Write n records, in order, to one partition. timestamps: int64[n], ms; headers: raw v2 headers without count.
 
-        packed: the values are compressed already, so the batches need not be. Waits while too much is on its way.
-        Raises RecordTooLargeError, TimestampRefusedError, TopicError before anything is encoded.
+        Waits while too much is on its way. Raises RecordTooLargeError, TimestampRefusedError, TopicError before
+        anything is encoded.
         """
         self._require_open()
         columns = Columns.of(timestamps, keys, values, headers)
-        if not 0 <= partition < self.partitions(topic):
-            raise TopicError(
-                f"{topic}/{partition}: the topic has only {self.partitions(topic)} partitions",
-                remedy=f"kafka-topics.sh --alter --topic {topic} --partitions {partition + 1}",
+        self._check_partition(topic, partition)
+        self._send([(TopicPartition(topic, partition), columns, self._plan(topic, columns, None))])
+
+    def send_built(
+        self, topic: str, partition: int, timestamp: int, build: Callable[[], Spans], build_bytes: int
+    ) -> None:
+        """Write the values that `build` returns, without keys, to one partition; they are compressed already.
+
+        `build` is called beside the caller, on the thread that packs, and holds `build_bytes` of memory until then.
+        What it raises, and a value too large, is raised by a later call.
+        """
+        self._require_open()
+        self._check_partition(topic, partition)
+        self._check_times(topic, np.array([timestamp], np.int64), None)
+        with self._discarded_on_failure("send"):
+            work = partial(
+                self._pack_built, TopicPartition(topic, partition), timestamp, build, self._record_bytes(topic)
             )
-        batches = self._plan(topic, columns, None)
-        self._send([(TopicPartition(topic, partition), columns, batches)], packed=packed)
+            self._have_packed(build_bytes, work)
 
     def send_partitioned(
         self, topic: str, timestamps: Int64s, keys: Spans, values: Spans, headers: Spans | None = None
@@ -304,17 +317,27 @@ class TransactionalProducer:
     def _record_bytes(self, topic: str) -> int:
         return min(self._limits(topic).max_message_bytes, REQUEST_BYTES_MAX)
 
-    def _plan(self, topic: str, columns: Columns, rows: Int64s | None) -> Plan:
-        """Check what the broker would refuse, and cut into batches. rows: the columns' rows in the caller's arrays."""
-        late = self.mistimed(topic, columns)
+    def _check_partition(self, topic: str, partition: int) -> None:
+        if not 0 <= partition < self.partitions(topic):
+            raise TopicError(
+                f"{topic}/{partition}: the topic has only {self.partitions(topic)} partitions",
+                remedy=f"kafka-topics.sh --alter --topic {topic} --partitions {partition + 1}",
+            )
+
+    def _check_times(self, topic: str, timestamps: Int64s, rows: Int64s | None) -> None:
+        late = self._mistimed(topic, timestamps)
         if len(late):
             row = int(late[0])
             raise TimestampRefusedError(
-                f"topic {topic}: row {row if rows is None else rows[row]} is stamped {columns.timestamps[row]} ms, "
+                f"topic {topic}: row {row if rows is None else rows[row]} is stamped {timestamps[row]} ms, "
                 f"which is further from now ({self._clock.now_ms()} ms) than the topic takes",
                 row=row if rows is None else int(rows[row]),
                 remedy="check the time's unit in the job file, or raise message.timestamp.after.max.ms (before.max.ms)",
             )
+
+    def _plan(self, topic: str, columns: Columns, rows: Int64s | None) -> Plan:
+        """Check what the broker would refuse, and cut into batches. rows: the columns' rows in the caller's arrays."""
+        self._check_times(topic, columns.timestamps, rows)
         try:
             return plan(columns, self.settings.batch_bytes, self._record_bytes(topic))
         except RowTooLargeError as error:
@@ -325,20 +348,47 @@ class TransactionalProducer:
                 remedy=f"raise the topic's max.message.bytes (up to {REQUEST_BYTES_MAX}), or write less",
             ) from error
 
-    def _send(self, parts: list[tuple[TopicPartition, Columns, Plan]], *, packed: bool = False) -> None:
-        encoder = self._plain_encoder if packed else self._encoder
+    def _send(self, parts: list[tuple[TopicPartition, Columns, Plan]]) -> None:
         with self._discarded_on_failure("send"):
             crash_point("before_produce")
             for source, columns, batches in parts:
                 begin = 0
-                for number, (end, size) in enumerate(zip(batches.ends.tolist(), batches.sizes.tolist(), strict=True)):
-                    self._wait_for_room(size)
-                    encoded = encoder.encode(columns, begin, end, size)
-                    seam.hand_over(self._producer, source, encoded, end - begin, self._handed)
+                for end, size in zip(batches.ends.tolist(), batches.sizes.tolist(), strict=True):
+                    self._have_packed(size, partial(self._pack, self._encoder, source, columns, begin, end, size))
                     begin = end
-                    if number % _BATCHES_PER_WAKE == _BATCHES_PER_WAKE - 1 or end == batches.ends[-1]:
-                        seam.wake_sender(self._producer)
             crash_point("after_produce")
+
+    def _have_packed(self, size: int, work: Callable[[], None]) -> None:
+        limit = Deadline(2 * self.settings.delivery_timeout_ms)
+        if not self._packing.put(size, work, limit):
+            self._raise_packing_failure(limit)
+
+    def _pack(
+        self, encoder: BatchEncoder, source: TopicPartition, columns: Columns, begin: int, end: int, size: int
+    ) -> None:
+        """Encode one batch and hand it over. On the packing thread."""
+        self._wait_for_room(size)
+        encoded = encoder.encode(columns, begin, end, size)
+        seam.hand_over(self._producer, source, encoded, end - begin, self._handed)
+        if len(self._handed) % _BATCHES_PER_WAKE == 0:
+            seam.wake_sender(self._producer)
+
+    def _pack_built(
+        self, source: TopicPartition, timestamp: int, build: Callable[[], Spans], record_bytes: int
+    ) -> None:
+        """Build values and hand them over. On the packing thread."""
+        values = build()
+        columns = Columns.of(np.full(len(values), timestamp, np.int64), Spans.nulls(len(values)), values)
+        batches = plan(columns, self.settings.batch_bytes, record_bytes)
+        begin = 0
+        for end, size in zip(batches.ends.tolist(), batches.sizes.tolist(), strict=True):
+            self._pack(self._plain_encoder, source, columns, begin, end, size)
+            begin = end
+
+    def _raise_packing_failure(self, limit: Deadline) -> NoReturn:
+        if self._packing.failure is not None:
+            raise self._packing.failure
+        raise TransactionFailedError(f"batches were not packed within {limit.limit_ms} ms", remedy=_ROLL_BACK)
 
     def _wait_for_room(self, size: int) -> None:
         if self._handed.waiting_bytes + size > self.settings.in_flight_bytes_max:
@@ -352,6 +402,10 @@ class TransactionalProducer:
         self._raise_if_batch_failed()
 
     def _delivered(self) -> CommitResult:
+        limit = Deadline(2 * self.settings.delivery_timeout_ms)
+        if not self._packing.wait(limit):
+            self._raise_packing_failure(limit)
+        seam.wake_sender(self._producer)
         limit = Deadline(self.settings.delivery_timeout_ms + _MARGIN_MS)
         if not self._handed.wait_for_all(limit):
             raise TransactionFailedError(f"batches were not acknowledged within {limit.limit_ms} ms", remedy=_ROLL_BACK)
@@ -397,7 +451,7 @@ class TransactionalProducer:
     def _raise_library_error(self, what: str, cause: BaseException | None = None) -> NoReturn:
         """Raise what the library remembers as the first error of the transaction, else `cause`."""
         first = self._producer._transaction_manager.last_error or cause
-        raise _translated(first, what) from first
+        raise translate_producing(first, what) from first
 
     @contextmanager
     def _discarded_on_failure(self, doing: str) -> Iterator[None]:
@@ -408,7 +462,7 @@ class TransactionalProducer:
             raise
         except kafka_errors.KafkaError as error:
             first = self._producer._transaction_manager.last_error or error
-            translated = _translated(first, f"{doing} of {self.transactional_id}")
+            translated = translate_producing(first, f"{doing} of {self.transactional_id}")
             self._discard(translated)
             raise translated from error
         except BaseException as error:
@@ -424,31 +478,13 @@ class TransactionalProducer:
             with suppress(Exception):
                 self._roll_back(self.settings.abort_timeout_ms)
         self._open = False
+        self._packing.close(Deadline(self.settings.abort_timeout_ms))
         seam.stop(self._producer, self.settings.abort_timeout_ms)
         log.info("producer %s discarded: %s", self.transactional_id, why)
 
     def _roll_back(self, limit_ms: int) -> None:
+        self._packing.clear(Deadline(limit_ms))
         ending = self._producer._transaction_manager.begin_abort()
         self._producer._sender.wakeup()
         if not ending.wait(timeout_ms=limit_ms):
             raise TransactionFailedError(f"the abort was not answered within {limit_ms} ms", remedy=_ROLL_BACK)
-
-
-def _translated(error: BaseException | None, what: str) -> KafkaSideError:
-    """The library's error as one of ours. It often wraps the one that matters."""
-    inner = [part for part in getattr(error, "args", ()) if isinstance(part, BaseException)]
-    cause = inner[0] if inner else error
-    message = f"{what}: {cause!r}"
-    if isinstance(cause, _FENCED):
-        return FencedError(
-            message, remedy="another worker owns the tasks, or the transaction took too long; " + _ROLL_BACK
-        )
-    if isinstance(cause, _TOO_LARGE):
-        return RecordTooLargeError(message, remedy="the topic's max.message.bytes has changed: restart the job")
-    if isinstance(cause, kafka_errors.InvalidTimestampError):
-        return TimestampRefusedError(
-            message, remedy="compare the topic's message.timestamp limits and this machine's clock"
-        )
-    if isinstance(cause, kafka_errors.AuthorizationError):
-        return TopicError(message, remedy="grant this user Write on the topic, the group and the transactional.id")
-    return TransactionFailedError(message, remedy=_ROLL_BACK)

@@ -8,6 +8,7 @@ library's clients as `kafka_client`.
 
 from __future__ import annotations
 
+import selectors
 from typing import Any
 
 import kafka.errors as kafka_errors
@@ -88,9 +89,17 @@ class _Manager(KafkaConnectionManager):
         await super()._connect(node, conn, **options)
 
 
+class _Selector(selectors.DefaultSelector):
+    """The library asks for each socket before it registers it, and a miss would be described in words each time."""
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        keys: dict[int, selectors.SelectorKey] = self._fd_to_key  # type: ignore[attr-defined]
+        return keys[fileobj if isinstance(fileobj, int) else fileobj.fileno()]
+
+
 class FewCopiesClient(KafkaNetClient):
     """kafka-python's network client, with the receiving side of this module."""
 
     def __init__(self, **configs: Any) -> None:
-        net = NetworkSelector(**configs)
+        net = NetworkSelector(**{**configs, "selector": _Selector})
         super().__init__(net=net, manager=_Manager(net, **configs), **configs)

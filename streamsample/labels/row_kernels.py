@@ -228,6 +228,21 @@ def find_rows(table, times, hashes, ids, start, size, ts, found):  # type: ignor
         found[i] = what
 
 
+@kernel(types.void(ROW_TABLE, types.int64, types.int64, I64_OUT))
+def list_rows(table, bucket, first, handles):  # type: ignore[no-untyped-def]
+    """The rows of a bucket in the order in which they were added, from the `first` on, as many as `handles` takes."""
+    block_next = borrow(table.block_next)
+    block = np.int64(table.buckets[bucket].first_block)
+    for _ in range(first // BLOCK):
+        block = np.int64(block_next[block])
+    within = first % BLOCK
+    for i in range(len(handles)):
+        if within == BLOCK:
+            block, within = np.int64(block_next[block]), 0
+        handles[i] = block * BLOCK + within
+        within += 1
+
+
 @kernel(types.void(ROW_TABLE, I64, ROW_OUT))
 def copy_rows(table, handles, out):  # type: ignore[no-untyped-def]
     """Copy these rows' fields into columns."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamsample.labels.index import empty_slots, with_room
-from streamsample.labels.row_kernels import copy_rows, remove_rows
+from streamsample.labels.row_kernels import copy_rows, list_rows, remove_rows
 from streamsample.labels.runs import SortedRuns
 from streamsample.labels.segments import Segment
 from streamsample.labels.settings import ID_BYTES_MAX
@@ -121,7 +121,8 @@ class Rows:
             used = int(counts[BLOCKS_USED])
             link = grown(table.block_next, used, blocks)
             grown_rows = _aligned_rows(len(link) * BLOCK)
-            grown_rows[: used * BLOCK] = table.rows[: used * BLOCK]
+            # As bytes: numpy copies records field by field.
+            grown_rows[: used * BLOCK].view(np.uint8)[:] = table.rows[: used * BLOCK].view(np.uint8)
             free = grown(table.blocks_free, int(counts[BLOCKS_FREE]), len(link))
             table = table._replace(rows=grown_rows, block_next=link, blocks_free=free)
         wanted = id_bytes // (PAGE - ID_BYTES_MAX) + buckets + 1
@@ -179,14 +180,9 @@ class Rows:
         total = int(self.table.buckets["rows"][bucket.slot])
         if first >= total:
             return np.empty(0, np.int64)
-        block = int(self.table.buckets["first_block"][bucket.slot])
-        for _ in range(first // BLOCK):
-            block = int(self.table.block_next[block])
-        parts = []
-        for at in range(first // BLOCK * BLOCK, total, BLOCK):
-            parts.append(np.arange(block * BLOCK, block * BLOCK + min(BLOCK, total - at), dtype=np.int64))
-            block = int(self.table.block_next[block])
-        return np.concatenate(parts)[first % BLOCK :]
+        handles = np.empty(total - first, np.int64)
+        list_rows(self.table, bucket.slot, first, handles)
+        return handles
 
     def columns(self, handles: Int64s) -> RowOut:
         """These rows' fields as columns."""

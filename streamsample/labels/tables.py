@@ -308,5 +308,6 @@ def grown(array: NDArray[Any], used: int, wanted: int) -> NDArray[Any]:
         return array
     more = len(array) if array.nbytes >= _OWN_PAGES else len(array) // 2
     larger = reserved(max(wanted, len(array) + more), array.dtype)
-    larger[:used] = array[:used]
+    # As bytes: numpy copies records field by field.
+    larger[:used].view(np.uint8)[:] = array[:used].view(np.uint8)
     return larger

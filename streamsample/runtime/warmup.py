@@ -29,7 +29,7 @@ def load_kernels(say: Callable[[str], None]) -> None:
     """Import everything that has kernels. `say` is called if they have to be compiled."""
     hashing = importlib.import_module(FIRST)
     helper = None
-    if hashing.COMPILED_NOW:
+    if hashing.COMPILED_NOW and not all(name in sys.modules for name in (*MINE, *OTHERS)):
         say("compiling the numba kernels, once on this machine (up to 30 s) ...")
         helper = subprocess.Popen([sys.executable, "-m", "streamsample.runtime.warmup", *OTHERS])
     try:

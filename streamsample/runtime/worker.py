@@ -13,17 +13,15 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from streamsample.clock import Clock
 from streamsample.errors import FencedError, StreamsampleError, TransactionFailedError, UnreachableError
-from streamsample.kafka.changelog import pack_chunk
+from streamsample.kafka.changelog import ChunkPacking
 from streamsample.kafka.consumer import ColumnarConsumer, FetchLimits, Rebalance
 from streamsample.kafka.crash import crash_point
 from streamsample.kafka.producer import ProducerSettings, TransactionalProducer
 from streamsample.kafka.topics import TopicAdmin
 from streamsample.labels.delta import Delta
-from streamsample.records import RecordBatch, Spans, TopicPartition
+from streamsample.records import RecordBatch, TopicPartition
 from streamsample.runtime.dead_letters import DeadLetterLimit, letters_of
 from streamsample.runtime.follow import TopicClock
 from streamsample.runtime.plan import Plan
@@ -264,9 +262,9 @@ class Worker:
         chunks = [self._send_chunk(producer, task) for task in changed]
         delivered = producer.flush()
         offsets: dict[TopicPartition, tuple[int, str]] = {}
-        for task, (sequence, size, delta) in zip(changed, chunks, strict=True):
+        for task, (chunk, delta) in zip(changed, chunks, strict=True):
             changelog = TopicPartition(self._plan.job.changelog_topic, task.partition)
-            task.log.add(sequence, delivered.base_offsets(changelog)[0], size, delta)
+            task.log.add(chunk.sequence, delivered.base_offsets(changelog)[0], chunk.size_bytes, delta)
             task.log.trim(task.watermark.value())
             for topic, position in task.positions.items():
                 offsets[TopicPartition(topic, task.partition)] = (position, str(task.log.position()))
@@ -280,17 +278,15 @@ class Worker:
         self._stand()
         self._trim_changelogs()
 
-    def _send_chunk(self, producer: TransactionalProducer, task: Task) -> tuple[int, int, Delta | None]:
+    def _send_chunk(self, producer: TransactionalProducer, task: Task) -> tuple[ChunkPacking, Delta | None]:
         crash_point("before_changelog")
         body, delta = task.snapshot()
-        sequence = task.log.next_sequence
-        parts = pack_chunk(sequence, body, self._cluster.changelog_bytes_max)
+        chunk = ChunkPacking(task.log.next_sequence, body, self._cluster.changelog_bytes_max)
         # Wall time: rows live in event time, and no retention may be counted from that.
-        stamps = np.full(len(parts), self._clock.now_ms(), np.int64)
-        keys = Spans.nulls(len(parts))
-        producer.send(self._plan.job.changelog_topic, task.partition, stamps, keys, parts, packed=True)
+        now = self._clock.now_ms()
+        producer.send_built(self._plan.job.changelog_topic, task.partition, now, chunk, chunk.body_bytes)
         crash_point("after_changelog")
-        return sequence, int(parts.size.sum()), delta
+        return chunk, delta
 
     def _commit_quietly(self) -> None:
         """The last commit before leaving; if it fails, nothing is lost: the next owner begins at the one before."""

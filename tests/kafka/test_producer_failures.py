@@ -29,7 +29,8 @@ from streamsample.errors import (
 from streamsample.kafka import producer_seam as seam
 from streamsample.kafka.broker import LocalBroker
 from streamsample.kafka.crash import _Fuse
-from streamsample.kafka.producer import ProducerSettings, _translated
+from streamsample.kafka.foreign_errors import translate_producing
+from streamsample.kafka.producer import ProducerSettings
 from streamsample.kafka.topics import TopicLimits
 from streamsample.records import TopicPartition
 from tests.conftest import Broker, MakeTopic
@@ -289,7 +290,7 @@ def test_a_process_killed_at_a_crash_point(topic: str, broker: Broker, place: st
     ],
 )
 def test_each_foreign_error_is_one_of_ours(foreign: BaseException | None, ours: type[KafkaSideError]) -> None:
-    found = _translated(foreign, "commit of job")
+    found = translate_producing(foreign, "commit of job")
     assert type(found) is ours
     assert found.what.startswith("commit of job: ")
     assert found.remedy
