@@ -38,12 +38,14 @@ class _RunningBroker:
 
 
 class _Kind:
-    """Which broker the session uses, and what became of the tests that need it."""
+    """Which broker the session uses, and what became of the tests that need it: a plugin that sees all reports, those
+    of other processes (pytest -n) too.
+    """
 
     def __init__(self) -> None:
         self.address = os.environ.get(ADDRESS_VARIABLE, "")
         self.docker = not self.address and _docker_answers()
-        self.collected = 0
+        self.met = 0
         self.passed = 0
         self.skipped: list[str] = []
 
@@ -51,6 +53,13 @@ class _Kind:
         if self.address:
             return f"{self.address} ({ADDRESS_VARIABLE})"
         return f"Apache Kafka {KAFKA_VERSION} in a container" if self.docker else f"local Apache Kafka {KAFKA_VERSION}"
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        needs_broker = "broker" in report.keywords
+        self.met += needs_broker and report.when == "setup"
+        self.passed += needs_broker and report.when == "call" and report.passed
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self.skipped.append(report.nodeid)
 
 
 # The same examples in every run, however slow the machine is.
@@ -78,28 +87,17 @@ def _docker_answers() -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[KIND] = _Kind()
+    config.pluginmanager.register(config.stash[KIND])
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"broker: {config.stash[KIND]}"
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if BROKER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.broker)
-    config.stash[KIND].collected = sum(item.get_closest_marker("broker") is not None for item in items)
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    outcome = yield
-    report: pytest.TestReport = outcome.get_result()  # type: ignore[attr-defined]
-    kind = item.config.stash[KIND]
-    if report.skipped and not hasattr(report, "wasxfail"):
-        kind.skipped.append(item.nodeid)
-    if report.when == "call" and report.passed and item.get_closest_marker("broker"):
-        kind.passed += 1
 
 
 def _whole_suite(config: pytest.Config) -> bool:
@@ -109,9 +107,11 @@ def _whole_suite(config: pytest.Config) -> bool:
 
 def _complaints(config: pytest.Config) -> list[str]:
     """Why this run does not count although no test failed."""
+    if hasattr(config, "workerinput"):  # one of several processes: the first one judges
+        return []
     kind = config.stash[KIND]
     found = [f"skipped, which no test may be: {name}" for name in kind.skipped]
-    if kind.passed == 0 and (kind.collected or _whole_suite(config)):
+    if kind.passed == 0 and (kind.met or _whole_suite(config)):
         found.append("no test against a real broker has passed")
     return found
 
@@ -124,7 +124,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     kind = config.stash[KIND]
-    terminalreporter.write_line(f"broker tests: {kind.passed} of {kind.collected} passed, on {kind}")
+    terminalreporter.write_line(f"broker tests: {kind.passed} of {kind.met} passed, on {kind}")
     if not config.option.collectonly:
         for complaint in _complaints(config):
             terminalreporter.write_line(f"FAILED: {complaint}", red=True)

@@ -169,6 +169,8 @@ class ChunkReader:
         self._parts = []
         self._next = sequence + 1
         try:
+            if zstandard.frame_content_size(packed) > CHUNK_BYTES_MAX:
+                raise zstandard.ZstdError("a chunk cannot be so large")
             body = zstandard.ZstdDecompressor().decompress(packed)
         except zstandard.ZstdError as error:
             raise StateError(

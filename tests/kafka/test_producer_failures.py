@@ -73,6 +73,7 @@ def test_send_waits_for_room_but_not_for_ever(make: Make, topic: str, broker: Br
     begun = time.monotonic()
     with pytest.raises(TransactionFailedError):
         producer.send(topic, 0, *rows([b"x" * 900] * 100))
+        producer.flush()
     assert 1 < time.monotonic() - begun < 6
     assert producer._handed.waiting_bytes <= 10_000
     assert visible(broker.bootstrap_servers, topic) == []
@@ -171,8 +172,8 @@ def test_only_what_is_surely_not_in_the_log_is_sent_again(make: Make, topic: str
     producer = make()
     producer.begin()
     producer.send(topic, 0, *rows([b"x"]))
-    batch = producer._handed._batches[0]
     producer.flush()
+    batch = producer._handed._batches[0]
     batch._final_state = None  # as before the answer came
     again = producer._producer._sender._can_retry
     assert again(batch, kafka_errors.NotLeaderForPartitionError)
