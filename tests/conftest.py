@@ -142,21 +142,21 @@ def broker(pytestconfig: pytest.Config) -> Iterator[Broker]:
         with KafkaContainer(f"apache/kafka:{KAFKA_VERSION}").with_kraft() as container:
             yield _RunningBroker(container.get_bootstrap_server())
     else:
-        with LocalBroker() as local:
+        with LocalBroker(short_lived=True) as local:
             yield local
 
 
 @pytest.fixture
 def own_broker() -> Iterator[LocalBroker]:
     """A local broker for this test alone, to be killed, paused and restarted."""
-    with LocalBroker() as local:
+    with LocalBroker(short_lived=True) as local:
         yield local
 
 
 @pytest.fixture(scope="module")
 def module_broker() -> Iterator[LocalBroker]:
     """A local broker for one module; each test leaves it running."""
-    with LocalBroker() as local:
+    with LocalBroker(short_lived=True) as local:
         yield local
 
 
