@@ -55,10 +55,12 @@ def _load(path: Path) -> Job:
     return load_job(path, os.environ)
 
 
-def _load_kernels() -> None:
-    from streamsample.runtime.warmup import load_kernels
+def _load_kernels(job: Job | None = None) -> None:
+    """Those that `job` needs; without one, all."""
+    from streamsample.runtime.warmup import FORMATS, load_kernels
 
-    load_kernels(lambda words: err.print(words, style="dim"))
+    formats = FORMATS.keys() if job is None else {job.input.format, *(each.format for each in job.feedback.values())}
+    load_kernels(lambda words: err.print(words, style="dim"), formats)
 
 
 def _version(wanted: bool) -> None:
@@ -89,7 +91,7 @@ def run(
     with _errors_told():
         _log_at(log_level)
         job = _load(job_file)
-        _load_kernels()
+        _load_kernels(job)
         from streamsample.runtime.service import Options, run_job
 
         options = Options(
@@ -124,7 +126,7 @@ def validate(
     """Check a job file: keys, schemas, and (unless --offline) topics, partitions and retention."""
     with _errors_told():
         job = _load(job_file)
-        _load_kernels()
+        _load_kernels(job)
         from streamsample.runtime.plan import plan_of
 
         plan = plan_of(job)

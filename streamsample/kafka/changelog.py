@@ -27,8 +27,8 @@ _MAGIC = b"SSC1"
 _POSITION = re.compile(r"streamsample/1 last=(\d+) first=(\d+) offset=(\d+)")
 _RECORD_OVERHEAD_BYTES = 256
 CHUNK_BYTES_MAX = 2**31 - 1
-_LEVEL = -5
-"""Of Zstandard: as fast as LZ4 with acceleration 8, and a fifth smaller (columns of rows of 200 bytes)."""
+_LEVEL = -10
+"""Of Zstandard. Columns of rows of 150 bytes: 1.1 GB/s to 0.67 of their size; level 1 has 0.4 GB/s and 0.42."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +86,11 @@ def pack_chunk(sequence: int, body: Sequence[bytes | memoryview], message_bytes_
             remedy="commit more often (commit_interval)",
         )
     room = max(message_bytes_max // 2 - _RECORD_OVERHEAD_BYTES, 1024)
-    packer = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).chunker(size=size, chunk_size=room)
-    packed = [part for piece in body for part in packer.compress(piece)] + list(packer.finish())  # type: ignore[no-untyped-call]
-    return Spans.of([_HEADER.pack(_MAGIC, sequence, number, len(packed)) + part for number, part in enumerate(packed)])
+    packed = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(b"".join(body))
+    count = max(1, -(-len(packed) // room))
+    return Spans.of(
+        [_HEADER.pack(_MAGIC, sequence, part, count) + packed[part * room : (part + 1) * room] for part in range(count)]
+    )
 
 
 class ChunkPacking:

@@ -15,6 +15,10 @@ Probe = Callable[[], str | None]
 """None if all is well, else what is not."""
 
 
+_POLL_SECONDS = 0.1
+"""How long `close` may take."""
+
+
 class StatusServer:
     """Serves the metrics of `registry` and two probes. `port` 0 takes a free one; the attribute `port` tells which.
 
@@ -34,7 +38,9 @@ class StatusServer:
         self._server.daemon_threads = True
         self.host = host
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="status-server", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_SECONDS,), name="status-server", daemon=True
+        )
         self._thread.start()
 
     @property

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from streamsample.config import Feedback, Input, Job, Rule, Target
-from streamsample.formats.avro import AvroProjector
-from streamsample.formats.json_values import JsonProjector
 from streamsample.formats.projection import Field, Projection, Projector
-from streamsample.formats.training import SamplingSpec, TargetSpec, TrainingSpec
-from streamsample.formats.training_avro import AvroTrainingEncoder
-from streamsample.formats.training_json import JsonTrainingEncoder
+from streamsample.formats.training import SamplingSpec, TargetSpec, TrainingColumns, TrainingSpec
 from streamsample.labels import JoinSettings, Limits, TargetRule, bits_of
 from streamsample.records import Bools, Int64s, Spans
 from streamsample.runtime.source import Source, TimeField
 from streamsample.sampling import RateDesign, SimpleRate, Split, StratifiedRate
 from streamsample.sampling.stratified import stratum_of
 
-Encoder = AvroTrainingEncoder | JsonTrainingEncoder
+
+class Encoder(Protocol):
+    """Makes the values of training records; see `formats`."""
+
+    def encode(self, columns: TrainingColumns) -> Spans:
+        """One value for each record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +190,13 @@ def _projector(job: Job, item: Input | Feedback, fields: list[Field]) -> Project
     keep = drop = None
     if isinstance(item, Input) and job.features is not None:
         keep, drop = job.features.keep, job.features.drop
+    # Imported here: a format's kernels are compiled only for jobs that need them.
     if item.format == "json":
+        from streamsample.formats.json_values import JsonProjector
+
         return JsonProjector(fields, keep=keep, drop=drop)
+    from streamsample.formats.avro import AvroProjector
+
     schemas = {number: schema.text for number, schema in item.schemas.items()}
     return AvroProjector(schemas, fields, framing="confluent" if item.confluent else "none", keep=keep, drop=drop)
 
@@ -237,7 +244,11 @@ def _rule(name: str, target: Target, feedback: tuple[str, ...]) -> TargetRule:
 
 def _encoder(job: Job, source: Source, spec: TrainingSpec) -> Encoder:
     if job.input.format == "json":
+        from streamsample.formats.training_json import JsonTrainingEncoder
+
         return JsonTrainingEncoder(spec)
+    from streamsample.formats.training_avro import AvroTrainingEncoder
+
     schemas = source.projector.schemas
     ids = [job.output.schema_ids[schema.id] for schema in schemas if schema.id is not None]
     return AvroTrainingEncoder([dict(schema.features) for schema in schemas], ids or None, spec)

@@ -1,7 +1,7 @@
-"""Compile (or load) every kernel, and say so if it takes a while: the first time on a machine it does.
+"""Compile (or load) the kernels that a job needs, and say so if it takes a while: the first time on a machine it does.
 
-`python -m streamsample.runtime.warmup` does only that; the container image is built with it. With names of modules as
-arguments, only theirs: so a second process shares the work.
+`python -m streamsample.runtime.warmup` does it for every format; the container image is built with it. With names of
+modules as arguments, only theirs: so a second process shares the work.
 """
 
 from __future__ import annotations
@@ -9,35 +9,39 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 FIRST = "streamsample.hashing"
-MINE = (
+ALWAYS = (
     "streamsample.sampling",
-    "streamsample.formats.json_values",
-    "streamsample.formats.training_avro",
-    "streamsample.formats.training_json",
     "streamsample.kafka.consumer",
     "streamsample.kafka.producer",
     "streamsample.runtime.rows",
 )
-OTHERS = ("streamsample.labels", "streamsample.formats.avro")
-"""About half of the work, compiled beside the rest where there is a second core."""
+FORMATS: Mapping[str, Sequence[str]] = {
+    "json": ("streamsample.formats.json_values", "streamsample.formats.training_json"),
+    "avro": ("streamsample.formats.avro", "streamsample.formats.training_avro"),
+}
+JOIN = "streamsample.labels"
+"""As much work as the rest together."""
 
 
-def load_kernels(say: Callable[[str], None]) -> None:
-    """Import everything that has kernels. `say` is called if they have to be compiled."""
+def load_kernels(say: Callable[[str], None], formats: Collection[str] = tuple(FORMATS)) -> None:
+    """Import everything with kernels that a job with these formats needs. `say` is called if they must be compiled."""
+    mine = [*ALWAYS, *(name for format_ in sorted(formats) for name in FORMATS[format_])]
+    # With both formats the join's process takes one of them.
+    others = [JOIN] + [mine.pop() for _ in range(2) if len(formats) > 1]
     hashing = importlib.import_module(FIRST)
     helper = None
-    if hashing.COMPILED_NOW and not all(name in sys.modules for name in (*MINE, *OTHERS)):
+    if hashing.COMPILED_NOW and not all(name in sys.modules for name in (*mine, *others)):
         say("compiling the numba kernels, once on this machine (up to 30 s) ...")
-        helper = subprocess.Popen([sys.executable, "-m", "streamsample.runtime.warmup", *OTHERS])
+        helper = subprocess.Popen([sys.executable, "-m", "streamsample.runtime.warmup", *others])
     try:
-        _load(MINE)
+        _load(mine)
     finally:
         if helper is not None:
             helper.wait()  # What it could not do, the next line does again, and says why.
-    _load(OTHERS)
+    _load(others)
 
 
 def _load(names: Sequence[str]) -> None:

@@ -117,7 +117,7 @@ class Worker:
     def _settle_the_end(self) -> bool:
         """Let the watermarks come as far as the inputs' ends allow, and act in full. Whether all of it is committed."""
         try:
-            for _ in self._plan.topics:  # each may have been hidden behind the one before
+            for _ in self._plan.topics if self._plan.join else ():  # each may have been hidden behind the one before
                 self._follow_topics()
             while any(task.behind for task in self._tasks.values()):
                 self._advance()

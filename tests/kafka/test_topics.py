@@ -29,7 +29,7 @@ def send(broker: Broker, topic: str, count: int) -> None:
 
 
 def test_a_topic_is_described(admin: TopicAdmin, make_topic: MakeTopic) -> None:
-    plain = make_topic(3)
+    plain = make_topic(3, config={"retention.ms": str(7 * 86_400_000)})
     special = make_topic(
         1,
         config={
