@@ -299,6 +299,9 @@ class LibraryConsumer(KafkaConsumer):
         self._fetcher.maybe_validate_positions()
         self._fetcher.validate_offsets_if_needed()
         fetched, idle = self._fetcher.fetch_records(timeout_ms=timeout_ms)
+        if fetched:
+            # The library asks for more with the next call only; here it comes while this is decoded and processed.
+            self._fetcher.send_fetches()
         return fetched, idle
 
     def committed_offsets(self, partitions: list[Any], timeout_ms: float) -> dict[Any, Any]:
