@@ -107,16 +107,15 @@ class Screen:
         """The first training records in short, and the very first in full."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title="The first training records")
         table.title_justify, table.title_style = "left", "bold"
-        for name in ("flight", "scheduled (UTC)", "from", "to", target, "source", "known after", "split"):
+        for name in ("flight", "2013, UTC", "route", target, "source", "known after", "split"):
             table.add_column(name, justify="right" if name in (target, "known after") else "left", no_wrap=True)
         for record in records:
             features, label = record["features"], record["targets"][target]
             value, delay = label["value"], label["delay_ms"]
             table.add_row(
                 f"{features['carrier']} {features['flight']}",
-                f"{features['scheduled_departure']:%Y-%m-%d %H:%M}",
-                features["origin"],
-                features["dest"],
+                f"{features['scheduled_departure']:%b %d %H:%M}",
+                f"{features['origin']}-{features['dest']}",
                 "null" if value is None else f"{value:+.0f} min",
                 label["source"],
                 "" if delay is None else _hours(delay),

@@ -63,7 +63,7 @@ _WORDS: Mapping[Problem, str] = {
     Problem.DUPLICATE_KEY: "an object has the same key twice",
     Problem.WRONG_TYPE: "a field is not of the type that the job needs",
     Problem.OUT_OF_RANGE: "a number does not fit the column's 64 bits",
-    Problem.NOT_AN_OBJECT: "the value is JSON, but not an object",
+    Problem.NOT_AN_OBJECT: "the value is not a JSON object",
 }
 
 

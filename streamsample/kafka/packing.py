@@ -53,12 +53,13 @@ class PackingThread:
             )
             return done and self.failure is None
 
-    def clear(self, deadline: Deadline) -> None:
-        """Drop what waits and forget the failure, once the piece in hand is done."""
+    def clear(self, deadline: Deadline) -> bool:
+        """Drop what waits and forget the failure, once the piece in hand is done. False if it was not done in time."""
         with self._changed:
             self._drop()
-            self._changed.wait_for(lambda: not self._busy, deadline.left_ms() / 1000)
+            idle = self._changed.wait_for(lambda: not self._busy, deadline.left_ms() / 1000)
             self.failure = None
+            return idle
 
     def close(self, deadline: Deadline) -> None:
         """Drop what waits and end."""

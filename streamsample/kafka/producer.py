@@ -483,7 +483,9 @@ class TransactionalProducer:
         log.info("producer %s discarded: %s", self.transactional_id, why)
 
     def _roll_back(self, limit_ms: int) -> None:
-        self._packing.clear(Deadline(limit_ms))
+        if not self._packing.clear(Deadline(limit_ms)):
+            # What it still hands over would be in the next transaction.
+            raise TransactionFailedError(f"a batch was not packed within {limit_ms} ms", remedy=_ROLL_BACK)
         ending = self._producer._transaction_manager.begin_abort()
         self._producer._sender.wakeup()
         if not ending.wait(timeout_ms=limit_ms):

@@ -86,6 +86,7 @@ class Worker:
         self._topic_clock = TopicClock(self._reading, clock, settings.name)
         self._bytes_ahead: dict[TopicPartition, int] = {}
         self._watermarks: dict[int, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
         self._trimmed: dict[int, int] = {}
         self._stop = threading.Event() if stop is None else stop
         self._failures = 0
@@ -198,7 +199,12 @@ class Worker:
         )
 
     def _end_is_known(self, source: TopicPartition) -> bool:
-        """Whether a fetch has confirmed that nothing more is there (it can follow its topic then), or that there is."""
+        """Whether a fetch has confirmed that nothing more is there (it can follow its topic then), or that there is.
+
+        A job that only samples has no windows to settle, so it need not know.
+        """
+        if self._plan.join is None:
+            return True
         end, position = self._consumer.high_watermark(source), self._consumer.position(source)
         more = end is not None and position is not None and end > position
         return more or self._consumer.caught_up(source)
@@ -438,6 +444,8 @@ class Worker:
     def _try_to_follow_topics(self) -> None:
         try:
             self._follow_topics()
+            paused = self._consumer.paused()  # no fetch tells how far their logs have grown
+            self._ends = self._consumer.end_offsets(paused) if paused else {}
         except UnreachableError as error:
             log.warning("how far the topics are could not be asked, it will be tried again: %s", error)
             self._topic_clock.close()
@@ -466,9 +474,8 @@ class Worker:
         for partition in self._tasks:
             for topic in self._plan.topics:
                 source = TopicPartition(topic, partition)
-                end, position = self._consumer.high_watermark(source), self._consumer.position(source)
-                if end is not None and position is not None:
-                    lags[topic] += max(0, end - position)
+                end = max(self._consumer.high_watermark(source) or 0, self._ends.get(source, 0))
+                lags[topic] += max(0, end - (self._consumer.position(source) or 0))
         self._report.standing(self._tasks, lags, self._clock.now_ms(), len(self._restoring))
 
     def _close(self) -> None:
