@@ -338,12 +338,15 @@ class TransactionalProducer:
     def _plan(self, topic: str, columns: Columns, rows: Int64s | None) -> Plan:
         """Check what the broker would refuse, and cut into batches. rows: the columns' rows in the caller's arrays."""
         self._check_times(topic, columns.timestamps, rows)
+        return self._cut(topic, columns, rows, self._record_bytes(topic))
+
+    def _cut(self, topic: str, columns: Columns, rows: Int64s | None, record_bytes: int) -> Plan:
         try:
-            return plan(columns, self.settings.batch_bytes, self._record_bytes(topic))
+            return plan(columns, self.settings.batch_bytes, record_bytes)
         except RowTooLargeError as error:
             row = error.row if rows is None else int(rows[error.row])
             raise RecordTooLargeError(
-                f"topic {topic}: row {row} needs {error.size} bytes, {self._record_bytes(topic)} are allowed",
+                f"topic {topic}: row {row} needs {error.size} bytes, {record_bytes} are allowed",
                 row=row,
                 remedy=f"raise the topic's max.message.bytes (up to {REQUEST_BYTES_MAX}), or write less",
             ) from error
@@ -379,7 +382,7 @@ class TransactionalProducer:
         """Build values and hand them over. On the packing thread."""
         values = build()
         columns = Columns.of(np.full(len(values), timestamp, np.int64), Spans.nulls(len(values)), values)
-        batches = plan(columns, self.settings.batch_bytes, record_bytes)
+        batches = self._cut(source.topic, columns, None, record_bytes)
         begin = 0
         for end, size in zip(batches.ends.tolist(), batches.sizes.tolist(), strict=True):
             self._pack(self._plain_encoder, source, columns, begin, end, size)

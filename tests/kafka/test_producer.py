@@ -276,3 +276,42 @@ def test_a_missing_topic_and_a_missing_partition(make: Make, topic: str) -> None
     with pytest.raises(TopicError, match="only 4 partitions"):
         producer.send(topic, 4, *rows([b"x"]))
     producer.commit()
+
+
+# -- values that are built on the packing thread ----------------------------------------------------------
+
+
+def test_built_values_are_written_where_they_were_asked_for(make: Make, topic: str, broker: Broker) -> None:
+    producer = make()
+    producer.begin()
+    producer.send(topic, 2, *rows([b"before"]))
+    producer.send_built(topic, 2, NOW_MS, lambda: Spans.of([b"one", b"two"]), 6)
+    producer.send(topic, 2, *rows([b"after"]))
+    done = producer.commit()
+    assert [batch.records for batch in done.delivered] == [1, 2, 1]
+    assert done.base_offsets(TopicPartition(topic, 2)) == [0, 1, 3]
+    assert visible(broker.bootstrap_servers, topic) == [b"before", b"one", b"two", b"after"]
+
+
+def test_what_building_raises_fails_the_transaction(make: Make, topic: str, broker: Broker) -> None:
+    def build() -> Spans:
+        raise InvariantError("cannot be built")
+
+    producer = make()
+    producer.begin()
+    producer.send(topic, 0, *rows([b"never"]))
+    producer.send_built(topic, 0, NOW_MS, build, 1)
+    with pytest.raises(InvariantError, match="cannot be built"):
+        producer.commit()
+    assert_dead(producer, topic)
+    assert visible(broker.bootstrap_servers, topic) == []
+
+
+def test_a_built_value_too_large_fails_the_transaction(make: Make, make_topic: MakeTopic) -> None:
+    topic = make_topic(1, config={"max.message.bytes": "1000"})
+    producer = make()
+    producer.begin()
+    producer.send_built(topic, 0, NOW_MS, lambda: Spans.of([bytes(2_000)]), 2_000)
+    with pytest.raises(RecordTooLargeError, match=rf"topic {topic}: row 0 needs 20\d\d bytes, 1000 are allowed"):
+        producer.flush()
+    assert_dead(producer, topic)
