@@ -21,7 +21,7 @@ from streamsample.errors import KafkaSideError
 
 READY = "Kafka Server started"
 _FENCED = "Fencing broker 1"
-_FENCE_SECONDS = 5
+_FENCE_SECONDS = 30
 """Once the controller runs. One that was killed before it had registered is not fenced, and need not be."""
 _CLEAN = ".kafka_cleanshutdown"
 _STOP_SECONDS = 15

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamsample.clock import Clock
@@ -82,3 +84,62 @@ class TopicClock:
             left = {each: offset for each, offset in left.items() if (reader.position(each) or 0) <= offset}
         reader.assign([])
         return largest
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The largest event time of a topic, and of the positions asked about those at which its partitions end: all that
+    was in them when `largest` was read lies before.
+    """
+
+    topic: str
+    largest: int
+    ended: Mapping[TopicPartition, int]
+
+
+class Follower:
+    """Asks a `TopicClock` on a thread of its own, for the broker may take its time. One question at a time."""
+
+    def __init__(self, clock: TopicClock) -> None:
+        self._clock = clock
+        self._thread: threading.Thread | None = None
+        self._answers: list[Answer] = []
+        self._failure: Exception | None = None
+
+    @property
+    def asking(self) -> bool:
+        """Whether a question was put whose answer has not been taken."""
+        return self._thread is not None
+
+    def ask(self, positions: Mapping[Source, Mapping[TopicPartition, int]], partitions: int) -> None:
+        """Ask about these positions of topics with so many partitions. Not while another question is open."""
+        self._answers, self._failure = [], None
+        self._thread = threading.Thread(target=self._run, args=(positions, partitions), name="follower", daemon=True)
+        self._thread.start()
+
+    def take(self, *, wait: bool = False) -> list[Answer]:
+        """The answers, once they are there; with `wait` that is awaited. Raises what asking has raised."""
+        if self._thread is None or (self._thread.is_alive() and not wait):
+            return []
+        self._thread.join()
+        self._thread = None
+        if self._failure is not None:
+            self._clock.close()
+            raise self._failure
+        return self._answers
+
+    def close(self) -> None:
+        """End the connection. What is being asked is of no interest any more."""
+        if self._thread is not None:
+            self._thread.join(_READ_TIMEOUT_MS / 1000)
+        self._clock.close()
+
+    def _run(self, positions: Mapping[Source, Mapping[TopicPartition, int]], partitions: int) -> None:
+        try:
+            for source, asked in positions.items():
+                largest = self._clock.largest(source, partitions)
+                if largest is not None:
+                    still = self._clock.still_at(asked)
+                    self._answers.append(Answer(source.topic, largest, {each: asked[each] for each in still}))
+        except Exception as error:
+            self._failure = error

@@ -23,11 +23,12 @@ from streamsample.kafka.topics import TopicAdmin
 from streamsample.labels.delta import Delta
 from streamsample.records import RecordBatch, TopicPartition
 from streamsample.runtime.dead_letters import DeadLetterLimit, letters_of
-from streamsample.runtime.follow import TopicClock
+from streamsample.runtime.follow import Follower, TopicClock
 from streamsample.runtime.plan import Plan
 from streamsample.runtime.preflight import Cluster
 from streamsample.runtime.report import Report, Uncommitted
 from streamsample.runtime.restore import FirstStart, Restoration, begin
+from streamsample.runtime.source import Source
 from streamsample.runtime.task import Task, TaskSettings
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Worker:
         self._transactional_id = f"{plan.job.name}-{secrets.token_hex(8)}"
         self._producer: TransactionalProducer | None = None
         self._in_transaction = False
-        self._topic_clock = TopicClock(self._reading, clock, settings.name)
+        self._follower = Follower(TopicClock(self._reading, clock, settings.name))
         self._bytes_ahead: dict[TopicPartition, int] = {}
         self._watermarks: dict[int, int] = {}
         self._ends: dict[TopicPartition, int] = {}
@@ -119,7 +120,9 @@ class Worker:
         """Let the watermarks come as far as the inputs' ends allow, and act in full. Whether all of it is committed."""
         try:
             for _ in self._plan.topics if self._plan.join else ():  # each may have been hidden behind the one before
-                self._follow_topics()
+                self._follow_topics(wait=True)  # what was asked before
+                self._ask_how_far()
+                self._follow_topics(wait=True)
             while any(task.behind for task in self._tasks.values()):
                 self._advance()
                 if self._is_commit_due():
@@ -151,9 +154,7 @@ class Worker:
             now = self._clock.elapsed_ms()
             if self._is_commit_due() and self._consumer.settled:
                 self._commit()
-            if now - self._followed_ms >= _FOLLOW_MS:
-                self._followed_ms = now
-                self._try_to_follow_topics()
+            self._try_to_follow_topics(now)
             self._pause_those_ahead()
             self.last_turn_ms = now
             self._report.progress.turns += 1
@@ -441,33 +442,41 @@ class Worker:
         ends = self._settings.until_caught_up
         return ends is not None and (self._consumer.position(source) or 0) >= ends.get(source, 0)
 
-    def _try_to_follow_topics(self) -> None:
+    def _try_to_follow_topics(self, now: int) -> None:
         try:
             self._follow_topics()
+            if now - self._followed_ms < _FOLLOW_MS or self._follower.asking:
+                return
+            self._followed_ms = now
+            self._ask_how_far()
             paused = self._consumer.paused()  # no fetch tells how far their logs have grown
             self._ends = self._consumer.end_offsets(paused) if paused else {}
         except UnreachableError as error:
             log.warning("how far the topics are could not be asked, it will be tried again: %s", error)
-            self._topic_clock.close()
 
-    def _follow_topics(self) -> None:
-        """Let caught-up partitions that hold their watermark back follow the other partitions of their topic (A5)."""
-        waiting: dict[str, dict[TopicPartition, int]] = {}
+    def _ask_how_far(self) -> None:
+        """Ask for the topics whose caught-up partitions hold their watermark back."""
+        waiting: dict[Source, dict[TopicPartition, int]] = {}
         for task in self._tasks.values():
             holder = task.watermark.held_by()
             position = None if holder is None else self._consumer.position(holder)
             if holder is not None and position is not None and self._consumer.caught_up(holder):
-                waiting.setdefault(holder.topic, {})[holder] = position
-        for topic, positions in waiting.items():
-            largest = self._topic_clock.largest(self._plan.sources[topic], self._cluster.partitions)
-            if largest is None:
-                continue
-            elapsed = self._clock.elapsed_ms()
-            for source in self._topic_clock.still_at(positions):
-                task = self._tasks[source.partition]
-                task.watermark.set_caught_up(source, True, elapsed)
-                task.watermark.follow(topic, largest, elapsed)
-        self._advance()
+                waiting.setdefault(self._plan.sources[holder.topic], {})[holder] = position
+        if waiting:
+            self._follower.ask(waiting, self._cluster.partitions)
+
+    def _follow_topics(self, *, wait: bool = False) -> None:
+        """Let caught-up partitions that hold their watermark back follow the other partitions of their topic (A5)."""
+        answers = self._follower.take(wait=wait)
+        elapsed = self._clock.elapsed_ms()
+        for answer in answers:
+            for source, position in answer.ended.items():
+                task = self._tasks.get(source.partition)
+                if task is not None and self._consumer.position(source) == position:
+                    task.watermark.set_caught_up(source, True, elapsed)
+                    task.watermark.follow(answer.topic, answer.largest, elapsed)
+        if answers:
+            self._advance()
 
     def _stand(self) -> None:
         lags: dict[str, int] = dict.fromkeys(self._plan.topics, 0)
@@ -480,7 +489,7 @@ class Worker:
 
     def _close(self) -> None:
         self._drop(set(self._restoring))
-        self._topic_clock.close()
+        self._follower.close()
         if self._producer is not None:
             self._producer.close()
         self._consumer.close()
