@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import uuid
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from streamsample.errors import KafkaSideError
-from streamsample.kafka.fencing import READY, fence_killed, wait, wait_for_line, was_killed
+from streamsample.kafka.fencing import READY, fence_killed, kept, wait, wait_for_line, was_killed
 from streamsample.kafka.java import cache_folder, java_classpath, java_executable, locked
 
 __all__ = [
@@ -155,11 +154,7 @@ class LocalBroker:
         before = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self._keeper = subprocess.Popen(
-                [
-                    *(sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py"))),
-                    *(str(os.getpid()), str(self._directory) if self._temporary else ""),
-                    *command,
-                ],
+                kept(command, str(self._directory) if self._temporary else ""),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

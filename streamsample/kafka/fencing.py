@@ -10,10 +10,13 @@ over instead. So here the controller runs alone first, until it has fenced the k
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from streamsample.clock import SystemClock
@@ -49,17 +52,27 @@ def fence_killed(java: Sequence[str], settings: Mapping[str, str], folder: Path,
     del alone["advertised.listeners"]
     path.write_text("".join(f"{key}={value}\n" for key, value in alone.items()))
     with log_path.open("wb") as log:
-        controller = subprocess.Popen([*java, str(path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        controller = subprocess.Popen(
+            kept([*java, str(path)]), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+    assert controller.stdout is not None
     try:
+        pid = int(controller.stdout.readline() or 0)
         wait_for_line(log_path, 0, READY, lambda: controller.poll() is None, timeout_seconds)
         wait(lambda: _FENCED in log_path.read_text(errors="replace"), _FENCE_SECONDS)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        controller.wait(_STOP_SECONDS)
     finally:
-        controller.send_signal(signal.SIGTERM)
-        try:
-            controller.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            controller.kill()
-            controller.wait()
+        controller.kill()  # and so what it keeps
+        controller.wait()
+        controller.stdout.close()
+
+
+def kept(command: Sequence[str], remove: str = "") -> list[str]:
+    """`command`, run so that it does not outlive this process: see `keeper`. remove: a folder to go with it."""
+    keeper = str(Path(__file__).with_name("keeper.py"))
+    return [sys.executable, "-I", "-S", keeper, str(os.getpid()), remove, *command]
 
 
 def wait(condition: Callable[[], bool], timeout_seconds: float) -> bool:

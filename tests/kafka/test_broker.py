@@ -113,6 +113,11 @@ def test_a_directory_keeps_its_data(tmp_path: Path) -> None:
         send(first.bootstrap_servers, topic, b"x")
     with LocalBroker(tmp_path) as second:
         assert read(second.bootstrap_servers, topic, 1) == [b"x"]
+        assert not (tmp_path / "controller.log").exists()
+        second.kill()
+        second.start()
+        assert "Fencing broker 1" in (tmp_path / "controller.log").read_text()
+        assert read(second.bootstrap_servers, topic, 1) == [b"x"]
     assert (tmp_path / "server.log").stat().st_size
 
 
