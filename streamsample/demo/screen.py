@@ -105,7 +105,7 @@ class Screen:
 
     def records(self, records: Sequence[Mapping[str, Any]], target: str) -> None:
         """The first training records in short, and the very first in full."""
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title="The first training records")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title="The first training records")
         table.title_justify, table.title_style = "left", "bold"
         for name in ("flight", "2013, UTC", "route", target, "source", "known after", "split"):
             table.add_column(name, justify="right" if name in (target, "known after") else "left", no_wrap=True)
@@ -121,7 +121,7 @@ class Screen:
                 "" if delay is None else _hours(delay),
                 record["split"] or "",
             )
-        self._print(Padding(table, (1, 2, 0, 2)))
+        self._print(Padding(table, (1, 0, 0, 2)))
         if records:
             self._print(Padding(_in_full(records[0]), (0, 2)))
 
