@@ -7,6 +7,8 @@ from __future__ import annotations
 import signal
 import time
 
+import pytest
+
 from streamsample.kafka.broker import LocalBroker
 from streamsample.kafka.producer import ProducerSettings
 from tests.faults.conftest import MakeScene
@@ -45,26 +47,17 @@ def test_the_broker_is_killed_and_comes_back(own_broker: LocalBroker, make_scene
     scene.check()
 
 
-def test_the_broker_is_away_for_longer_than_all_time_outs(own_broker: LocalBroker, make_scene: MakeScene) -> None:
+@pytest.mark.parametrize(("leave", "come_back"), [("kill", "start"), ("pause", "resume")])
+def test_the_broker_is_away_for_longer_than_all_time_outs(
+    own_broker: LocalBroker, make_scene: MakeScene, leave: str, come_back: str
+) -> None:
+    """Longer than session and delivery time-out: transactions fail, and the group puts the worker out."""
     scene = make_scene(Workload.make(34, endless=True), on=own_broker, session_ms=SESSION_MS, inputs=NOW_STAMPED)
     with scene.flowing(pause_seconds=0.05):
         worker = begun(scene)
-        own_broker.kill()
+        getattr(own_broker, leave)()
         time.sleep(AWAY_MS / 1000)  # what is tested is that so much time passes
-        own_broker.start()
-        end_and_check(scene, worker)
-    scene.catch_up_here()
-    scene.check()
-
-
-def test_the_broker_is_paused_for_longer_than_all_time_outs(own_broker: LocalBroker, make_scene: MakeScene) -> None:
-    """Longer than session and delivery time-out: transactions fail, and the group puts the worker out."""
-    scene = make_scene(Workload.make(32, endless=True), on=own_broker, session_ms=SESSION_MS)
-    with scene.flowing(pause_seconds=0.05):
-        worker = begun(scene)
-        own_broker.pause()
-        time.sleep(AWAY_MS / 1000)  # what is tested is that so much time passes
-        own_broker.resume()
+        getattr(own_broker, come_back)()
         end_and_check(scene, worker)
     scene.catch_up_here()
     scene.check()
