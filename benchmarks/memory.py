@@ -31,7 +31,8 @@ def open_rows(rows: int) -> dict[str, float]:
     inside = clicked_at <= times[-1]
     settings = JoinSettings(("clicks",), (TargetRule("clicked", 600_000, 0, "value", 0),), grace_ms=5_000)
 
-    _feed(LabelJoin(settings), ids[:_BATCH], times[:_BATCH], values[:_BATCH], clicked[:0], clicked_at[:0])
+    early = clicked_at <= times[_BATCH - 1]  # once through everything, so that only what stays is counted
+    _feed(LabelJoin(settings), ids[:_BATCH], times[:_BATCH], values[:_BATCH], clicked[early], clicked_at[early])
     gc.collect()
     process = psutil.Process()
     before = process.memory_info().rss

@@ -42,8 +42,8 @@ Int8s = NDArray[np.int8]
 
 @dataclass(frozen=True, slots=True)
 class RowColumns:
-    """n predictions, ascending by (offset, index). hash is the upper half of the id's hash. payload is null where
-    the row was settled already.
+    """n predictions, in any order. hash is the upper half of the id's hash. payload is null where the row was settled
+    already.
     """
 
     offset: Int64s

@@ -258,3 +258,4 @@ def copy_rows(table, handles, out):  # type: ignore[no-untyped-def]
         out.schema[i] = rows[row].schema
         out.within[i] = rows[row].index
         out.split[i] = rows[row].split
+        out.hash[i] = rows[row].hash

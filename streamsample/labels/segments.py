@@ -8,13 +8,13 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from streamsample.kernels import I32, I64, U8, U8_OUT, borrow, copy_bytes, copy_from_address, kernel
+from streamsample.kernels import I32, I64, I64_OUT, U8, U8_OUT, borrow, copy_bytes, copy_from_address, kernel
 from streamsample.labels.tables import ROW_TABLE, RowTable
 from streamsample.records import Bytes, Int32s, Int64s, Spans
 
 _CHUNK_MIN: Final = 1 << 15
 _CHUNK_MAX: Final = 1 << 23
-_CHUNK_SHARE: Final = 8
+_CHUNK_SHARE: Final = 64
 """A new chunk is this part of what is held already: the last one's empty end stays small beside the whole."""
 _PAIR: Final = types.UniTuple(types.int64, 2)
 
@@ -93,11 +93,20 @@ class Segment:
         self._at = self.bytes_used = 0
 
 
+@kernel(types.int64(I32, I64_OUT))
+def starts_when_packed(size, start):  # type: ignore[no-untyped-def]
+    """Where byte strings of these sizes start when they lie one behind the other, and where the last one ends."""
+    at = np.int64(0)
+    for i in range(len(size)):
+        start[i] = at
+        at += np.int64(max(size[i], 0))
+    return at
+
+
 def room_for(size: Int32s) -> tuple[Int64s, Bytes]:
     """Where byte strings of these sizes start when packed, and the buffer for them."""
-    room = np.maximum(size, 0)
-    end = np.cumsum(room, dtype=np.int64)
-    return end - room, np.empty(int(end[-1]) if len(end) else 0, np.uint8)
+    start = np.empty(len(size), np.int64)
+    return start, np.empty(starts_when_packed(size, start), np.uint8)
 
 
 def packed(source: Bytes, place: Int64s, size: Int32s) -> Spans:

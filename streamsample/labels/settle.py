@@ -11,7 +11,7 @@ from streamsample.labels.results import FeedbackUsed, Settled, TargetColumns
 from streamsample.labels.rows import Rows
 from streamsample.labels.segments import packed, packed_addresses
 from streamsample.labels.settings import JoinSettings
-from streamsample.labels.tables import OPEN_ROWS, ChosenOut, RowOut, UsedOut
+from streamsample.labels.tables import OPEN_ROWS, ChosenOut, UsedOut
 from streamsample.records import Bools, Int64s
 
 
@@ -42,7 +42,7 @@ def build_settled(
     first, payload_place, payload_size = used.first, held.payload, held.payload_size
     if not keep.all():
         columns = [_kept(column, keep) for column in columns]
-        held = RowOut(**{name: column[keep] for name, column in held._asdict().items()})
+        held = held.where(keep)
         first = np.append(first[:-1][keep], total)
         payload_size = np.where(keep, payload_size, -1).astype(np.int32)
     payload = packed_addresses(payload_place, payload_size)

@@ -91,25 +91,28 @@ def _chosen_rows(rows: Rows, times: Times, rewrites: list[tuple[int, int]]) -> t
             again.append(handles[: bucket.saved][wanted])
             handles = np.concatenate([again[-1], handles[bucket.saved :]])
         bucket.saved = int(rows.table.buckets["rows"][bucket.slot])
-        chosen.append(handles[rows.table.rows["ts"][handles] >= times.dead_before])
+        chosen.append(handles)
     if rewrites:
         rows.take_added()
     return np.concatenate(chosen), np.concatenate(again)
 
 
 def _row_columns(rows: Rows, handles: Int64s, times: Times) -> RowColumns:
+    """In the order of the tables: memory is read from one end to the other, for there is much of it."""
     held = rows.columns(handles)
-    order = np.argsort(place_of(held.offset, held.within), kind="stable")
+    alive = held.ts >= times.dead_before
+    if not alive.all():
+        held = held.where(alive)
     size = np.where(held.ts >= times.settled_before, held.payload_size, -1).astype(np.int32)
     return RowColumns(
-        offset=held.offset[order],
-        index=held.within[order],
-        ts=held.ts[order],
-        hash=rows.table.rows["hash"][handles[order]],
-        schema=held.schema[order],
-        split=held.split[order],
-        ids=packed(rows.table.ids, held.id_place[order], held.id_size[order]),
-        payload=packed_addresses(held.payload[order], size[order]),
+        offset=held.offset,
+        index=held.within,
+        ts=held.ts,
+        hash=held.hash,
+        schema=held.schema,
+        split=held.split,
+        ids=packed(rows.table.ids, held.id_place, held.id_size),
+        payload=packed_addresses(held.payload, size),
     )
 
 

@@ -229,6 +229,11 @@ class RowOut(NamedTuple):
     schema: NDArray[np.int16]
     within: NDArray[np.int16]
     split: NDArray[np.int8]
+    hash: NDArray[np.uint32]
+
+    def where(self, keep: Bools) -> RowOut:
+        """The rows that are kept."""
+        return RowOut(**{name: column[keep] for name, column in self._asdict().items()})
 
 
 class ChosenOut(NamedTuple):
@@ -260,6 +265,7 @@ def _tuple(kind: Any, *members: Any) -> Any:
 
 
 _U32 = types.Array(types.uint32, 1, "C", readonly=True)
+_U32_OUT = types.Array(types.uint32, 1, "C")
 _INT = types.int64
 ROW_TABLE: Final = _tuple(
     RowTable, _records(ROW), U64_OUT, U8_OUT, _records(BUCKET), I32_OUT, I32_OUT, I32_OUT, I32_OUT, I64_OUT
@@ -282,7 +288,9 @@ PREDICTION_BATCH: Final = (I64, I16, I64, U64, U8, I64, I32, I16, I8, I32)
 """The columns of a PredictionBatch as a kernel's arguments: spread out, so that read-only arrays are accepted."""
 FEEDBACK_BATCH: Final = (I32, I64, I16, I64, U64, U64, U8, I64, I32, _U32, I64)
 """The columns of a FeedbackBatch as a kernel's arguments."""
-ROW_OUT: Final = _tuple(RowOut, I64_OUT, I64_OUT, I64_OUT, I64_OUT, I32_OUT, I32_OUT, I16_OUT, I16_OUT, I8_OUT)
+ROW_OUT: Final = _tuple(
+    RowOut, I64_OUT, I64_OUT, I64_OUT, I64_OUT, I32_OUT, I32_OUT, I16_OUT, I16_OUT, I8_OUT, _U32_OUT
+)
 CHOSEN_OUT: Final = _tuple(ChosenOut, B1_OUT, I64_OUT, I64_OUT, I64_OUT, I64_OUT)
 USED_OUT: Final = _tuple(UsedOut, I64_OUT, I8_OUT, I64_OUT, I64_OUT, I16_OUT)
 

@@ -139,7 +139,7 @@ class ChunkLog:
         if delta is not None:
             rows = delta.rows.offset
             elements = len(rows) + len(delta.matches.offset) + len(delta.waiting.offset)
-            last_row = int(rows[-1]) if len(rows) else -1
+            last_row = int(rows.max()) if len(rows) else -1
             needed = max(delta.needed_until, needed_until) if elements else _NEVER
         self._chunks.append(_Chunk(sequence, offset, size_bytes, needed, elements, last_row))
         self.next_sequence = sequence + 1
