@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamsample.clock import SystemClock
-from streamsample.kafka.producer import ProducerSettings, TransactionalProducer
+from streamsample.kafka.producer import TransactionalProducer
 from streamsample.kafka.topics import TopicAdmin, TopicSpec
+from streamsample.kafka.transaction import ProducerSettings
 from streamsample.kafka.wire_encode import Codec
 from streamsample.records import Bytes, Int64s, Spans
 

@@ -66,7 +66,8 @@ def write_columns(servers: str, topic: str, records: int, codec: Any) -> dict[st
     """Write with `TransactionalProducer`; the commits count."""
     from benchmarks import data
     from streamsample.clock import SystemClock
-    from streamsample.kafka.producer import ProducerSettings, TransactionalProducer
+    from streamsample.kafka.producer import TransactionalProducer
+    from streamsample.kafka.transaction import ProducerSettings
 
     admin, times, ids, values = _prepared(servers, topic, records)
     producer = TransactionalProducer(

@@ -1,4 +1,4 @@
-"""A thread that encodes and compresses batches while the caller goes on: both release the interpreter's lock."""
+"""A thread that encodes, compresses, sends and commits while the caller goes on."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The transactional sink: columns in, one Kafka transaction out, or nothing.
 
-kafka-python 3.0.12 lets a transaction commit without a batch that was lost on the way, resets itself quietly after the
-coordinator's time-out, and waits without limit. So here each batch is followed to its end, a commit happens only when
-all have arrived, every wait has a limit, and after any failure the producer is discarded.
+The caller's thread checks and cuts; another one encodes, compresses, sends and commits, in the order of the calls.
+After any failure the producer is discarded.
 """
 
 from __future__ import annotations
@@ -10,92 +9,47 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
 import kafka.errors as kafka_errors
 import numpy as np
-from kafka import KafkaProducer
-from kafka.structs import OffsetAndMetadata
-from kafka.structs import TopicPartition as KafkaTopicPartition
 
 from streamsample.clock import Clock
 from streamsample.errors import (
     InvariantError,
-    KafkaSideError,
     RecordTooLargeError,
     StreamsampleError,
     TimestampRefusedError,
     TopicError,
     TransactionFailedError,
-    UnreachableError,
 )
-from streamsample.kafka import producer_seam as seam
 from streamsample.kafka.crash import crash_point
-from streamsample.kafka.foreign_errors import translate_producing
 from streamsample.kafka.packing import PackingThread
 from streamsample.kafka.partitioner import partitions_of
-from streamsample.kafka.producer_seam import Deadline, Delivered, HandedOver, check_producer_seam
+from streamsample.kafka.producer_seam import Deadline, check_producer_seam
 from streamsample.kafka.topics import TopicLimits
-from streamsample.kafka.transport import FewCopiesClient
-from streamsample.kafka.wire_encode import BatchEncoder, Codec, Columns, Plan, RowTooLargeError, oversized, plan
+from streamsample.kafka.transaction import (
+    REQUEST_BYTES_MAX,
+    ROLL_BACK,
+    CommitResult,
+    Positions,
+    ProducerSettings,
+    Transactions,
+)
+from streamsample.kafka.wire_encode import BatchEncoder, Columns, Plan, RowTooLargeError, oversized, plan
 from streamsample.records import Int64s, Spans, TopicPartition
 
 log = logging.getLogger(__name__)
 
-REQUEST_BYTES_MAX = 8 * 1024 * 1024
-_MARGIN_MS = 1_000
-_BATCHES_PER_WAKE = 4
-_ROLL_BACK = "the worker rolls back to the last committed position and tries again"
-
-
-@dataclass(frozen=True, slots=True)
-class ProducerSettings:
-    """Limits of one producer. Times in ms; request <= delivery < transaction timeout, else ValueError.
-
-    transaction_timeout_ms bounds how long a killed worker blocks readers of read_committed. in_flight_bytes_max: handed
-    over and not yet acknowledged, compressed. packing_bytes_max: taken, not yet compressed. batch_bytes: of one batch
-    before compression (a larger record goes alone).
-    """
-
-    codec: Codec = "lz4"
-    batch_bytes: int = 1_000_000
-    in_flight_bytes_max: int = 64 * 1024 * 1024
-    packing_bytes_max: int = 16 * 1024 * 1024
-    transaction_timeout_ms: int = 12_000
-    delivery_timeout_ms: int = 8_000
-    request_timeout_ms: int = 4_000
-    commit_timeout_ms: int = 5_000
-    abort_timeout_ms: int = 2_000
-    start_timeout_ms: int = 20_000
-
-    def __post_init__(self) -> None:
-        if not 0 < self.request_timeout_ms <= self.delivery_timeout_ms < self.transaction_timeout_ms:
-            raise ValueError(
-                f"request timeout {self.request_timeout_ms} ms <= delivery timeout {self.delivery_timeout_ms} ms "
-                f"< transaction timeout {self.transaction_timeout_ms} ms does not hold"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class CommitResult:
-    """What a committed transaction wrote, in the order of handing over."""
-
-    delivered: tuple[Delivered, ...]
-
-    def base_offsets(self, source: TopicPartition) -> list[int]:
-        """The offset of the first record of each batch written to `source`."""
-        return [batch.base_offset for batch in self.delivered if batch.source == source]
-
 
 class TransactionalProducer:
-    """One transaction after another, from one thread; another one compresses.
+    """One transaction after another, from one thread; another one does the work, in the order of the calls.
 
     begin, any number of sends, then commit or abort. What is refused before anything was handed over
-    (RecordRefusedError, TopicError, ValueError) leaves the producer as it was. Every other failure discards it: it is
-    aborted as far as that is still possible and closed, and each further call raises TransactionFailedError. No call
-    waits longer than its limit in `ProducerSettings`.
+    (RecordRefusedError, TopicError, ValueError) leaves the producer as it was. Every other failure, raised by the call
+    or by a later one, discards it: it is aborted as far as that is still possible and closed, and each further call
+    raises TransactionFailedError. No call waits longer than its limits in `ProducerSettings` together.
     """
 
     def __init__(
@@ -119,52 +73,14 @@ class TransactionalProducer:
         self._clock = clock
         self._encoder = BatchEncoder(self.settings.codec)
         self._plain_encoder = BatchEncoder("none")
-        self._handed = HandedOver()
         self._turns: dict[str, int] = {}
         self._open = False
+        self._committing = False
         self._gone: BaseException | None = None
-        self._identity = (-1, -1)
-        self._producer = self._start(client)
+        self._result: CommitResult | None = None
+        """Of the last commit, until it is asked for. Set by the packing thread."""
+        self._transactions = Transactions(client, transactional_id, self.settings)
         self._packing = PackingThread(f"packing-{transactional_id}", self.settings.packing_bytes_max)
-
-    def _start(self, client: Mapping[str, Any]) -> Any:
-        settings = self.settings
-        options = {
-            "kafka_client": FewCopiesClient,
-            "reconnect_backoff_max_ms": 1_000,
-            "bootstrap_timeout_ms": settings.start_timeout_ms,
-            **client,
-        }
-        # A user's request time-out is for reading: here all times must fit into the transaction's.
-        options.pop("request_timeout_ms", None)
-        try:
-            producer = KafkaProducer(
-                **options,
-                transactional_id=self.transactional_id,
-                acks="all",
-                linger_ms=0,
-                retry_backoff_ms=5,
-                transaction_timeout_ms=settings.transaction_timeout_ms,
-                delivery_timeout_ms=settings.delivery_timeout_ms,
-                request_timeout_ms=settings.request_timeout_ms,
-                max_block_ms=settings.start_timeout_ms,
-                max_request_size=REQUEST_BYTES_MAX,
-                allow_auto_create_topics=False,
-                metrics_enabled=False,
-            )
-        except kafka_errors.KafkaError as error:
-            kind = UnreachableError if isinstance(error, kafka_errors.RetriableError) else KafkaSideError
-            raise kind(
-                f"no producer for {options.get('bootstrap_servers')}: {error!r}",
-                remedy="check that the brokers can be reached and the kafka section of the job file",
-            ) from error
-        seam.forbid_recovery(producer)
-        try:
-            producer.init_transactions()
-        except kafka_errors.KafkaError as error:
-            seam.stop(producer, settings.abort_timeout_ms)
-            raise translate_producing(error, f"transactional.id {self.transactional_id}: no producer id") from error
-        return producer
 
     # -- what is known of topics ------------------------------------------------------------------
 
@@ -173,7 +89,7 @@ class TransactionalProducer:
         self._require_alive()
         self._limits(topic)  # Says at once if there is no such topic; the library would ask again and again.
         try:
-            found = self._producer.partitions_for(topic)
+            found = self._transactions.library.partitions_for(topic)
         except kafka_errors.KafkaError as error:
             raise TopicError(
                 f"topic {topic}: no metadata ({error!r})",
@@ -196,14 +112,12 @@ class TransactionalProducer:
     # -- a transaction ----------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Open a transaction. Sends nothing."""
+        """Open a transaction. Sends nothing. A commit of the one before may still be on its way."""
         self._require_alive()
         if self._open:
             raise InvariantError("a transaction is already open", remedy="commit or abort it first")
         with self._discarded_on_failure("begin"):
-            self._producer.begin_transaction()
-            self._identity = seam.identity_of(self._producer)
-            self._handed = HandedOver()
+            self._have_done(0, self._transactions.begin)
             self._open = True
 
     def send(
@@ -240,7 +154,7 @@ class TransactionalProducer:
             work = partial(
                 self._pack_built, TopicPartition(topic, partition), timestamp, build, self._record_bytes(topic)
             )
-            self._have_packed(build_bytes, work)
+            self._have_done(build_bytes, work)
 
     def send_partitioned(
         self, topic: str, timestamps: Int64s, keys: Spans, values: Spans, headers: Spans | None = None
@@ -268,44 +182,60 @@ class TransactionalProducer:
         """Wait until the broker has all that was sent. The transaction stays open, nothing is visible yet."""
         self._require_open()
         with self._discarded_on_failure("flush"):
-            return self._delivered()
+            self._wait_for_packing()
+            return self._transactions.delivered()
 
-    def commit(
-        self, offsets: Mapping[TopicPartition, tuple[int, str]] | None = None, group_metadata: Any = None
-    ) -> CommitResult:
-        """Commit all that was sent, with the group's `offsets` (next position, metadata), fenced by `group_metadata`.
+    def commit(self, offsets: Positions | None = None, group_metadata: Any = None) -> CommitResult:
+        """`commit_beside`, and wait for it."""
+        self.commit_beside(lambda _: offsets or {}, group_metadata)
+        result = self.committed(wait=True)
+        assert result is not None
+        return result
+
+    def commit_beside(self, offsets: Callable[[CommitResult], Positions], group_metadata: Any = None) -> None:
+        """Begin to commit all that was sent, with the group's offsets, fenced by `group_metadata`, beside the caller.
+
+        offsets: called on the packing thread with what was written, once the broker has all of it; returns the next
+        position and the metadata of each partition. The next transaction can be opened at once; what it sends waits
+        until this one has ended. `committed` tells how it ended, and must have been asked before the next commit.
+        """
+        self._require_open()
+        if self._committing:
+            raise InvariantError("a commit is on its way", remedy="call committed first")
+        with self._discarded_on_failure("commit"):
+            self._have_done(0, partial(self._commit, offsets, group_metadata))
+        self._open, self._committing = False, True
+
+    def committed(self, *, wait: bool) -> CommitResult | None:
+        """What the commit on its way has written, once it has ended; None before that, and if none is on its way.
 
         Raises FencedError if another owns the id or the group's generation has passed, and TransactionFailedError.
         After an error nothing of the transaction is visible, except when the answer to the commit itself did not come
         in time: then it may be; so positions must be read again from the group (which waits for the transaction's end),
         never assumed.
         """
-        self._require_open()
+        self._require_alive()
+        if not self._committing:
+            return None
         with self._discarded_on_failure("commit"):
-            result = self._delivered()
-            crash_point("after_flush")
-            if offsets:
-                self._send_offsets(offsets, group_metadata)
-            crash_point("after_offsets")
-            if not seam.in_transaction(self._producer, self._identity):
-                self._raise_library_error("the transaction was lost")
-            crash_point("before_commit")
-            ending = self._producer._transaction_manager.begin_commit()
-            self._wait_for(ending, "the commit was not answered and may or may not have happened")
-            crash_point("after_commit")
-            self._open = False
+            if wait:
+                self._wait_for_packing()
+            elif self._packing.failure is not None:
+                raise self._packing.failure
+        result, self._result = self._result, None
+        self._committing = result is None
         return result
 
     def abort(self) -> None:
         """Give up the open transaction: nothing of it becomes visible. If a batch had failed, discard the producer."""
         self._require_open()
+        if self._committing:
+            raise InvariantError("a commit is on its way", remedy="call committed first")
         with self._discarded_on_failure("abort"):
-            self._roll_back(self.settings.commit_timeout_ms)
+            well = self._roll_back(self.settings.commit_timeout_ms)
             self._open = False
-            if self._handed.any_failed():
-                self._discard(
-                    TransactionFailedError("a batch of the aborted transaction had failed", remedy=_ROLL_BACK)
-                )
+            if not well:
+                self._discard(TransactionFailedError("a batch of the aborted transaction had failed", remedy=ROLL_BACK))
 
     def close(self) -> None:
         """Abort what is open and end. May be called at any time, also twice."""
@@ -357,24 +287,25 @@ class TransactionalProducer:
             for source, columns, batches in parts:
                 begin = 0
                 for end, size in zip(batches.ends.tolist(), batches.sizes.tolist(), strict=True):
-                    self._have_packed(size, partial(self._pack, self._encoder, source, columns, begin, end, size))
+                    self._have_done(
+                        size, partial(self._transactions.write, self._encoder, source, columns, begin, end, size)
+                    )
                     begin = end
             crash_point("after_produce")
 
-    def _have_packed(self, size: int, work: Callable[[], None]) -> None:
-        limit = Deadline(2 * self.settings.delivery_timeout_ms)
+    def _have_done(self, size: int, work: Callable[[], None]) -> None:
+        limit = Deadline(self.settings.work_ms)
         if not self._packing.put(size, work, limit):
             self._raise_packing_failure(limit)
 
-    def _pack(
-        self, encoder: BatchEncoder, source: TopicPartition, columns: Columns, begin: int, end: int, size: int
-    ) -> None:
-        """Encode one batch and hand it over. On the packing thread."""
-        self._wait_for_room(size)
-        encoded = encoder.encode(columns, begin, end, size)
-        seam.hand_over(self._producer, source, encoded, end - begin, self._handed)
-        if len(self._handed) % _BATCHES_PER_WAKE == 0:
-            seam.wake_sender(self._producer)
+    def _wait_for_packing(self) -> None:
+        limit = Deadline(self.settings.work_ms)
+        if not self._packing.wait(limit):
+            self._raise_packing_failure(limit)
+
+    def _commit(self, offsets: Callable[[CommitResult], Positions], group_metadata: Any) -> None:
+        """On the packing thread."""
+        self._result = self._transactions.commit(offsets, group_metadata)
 
     def _pack_built(
         self, source: TopicPartition, timestamp: int, build: Callable[[], Spans], record_bytes: int
@@ -385,46 +316,15 @@ class TransactionalProducer:
         batches = self._cut(source.topic, columns, None, record_bytes)
         begin = 0
         for end, size in zip(batches.ends.tolist(), batches.sizes.tolist(), strict=True):
-            self._pack(self._plain_encoder, source, columns, begin, end, size)
+            self._transactions.write(self._plain_encoder, source, columns, begin, end, size)
             begin = end
 
     def _raise_packing_failure(self, limit: Deadline) -> NoReturn:
         if self._packing.failure is not None:
             raise self._packing.failure
-        raise TransactionFailedError(f"batches were not packed within {limit.limit_ms} ms", remedy=_ROLL_BACK)
-
-    def _wait_for_room(self, size: int) -> None:
-        if self._handed.waiting_bytes + size > self.settings.in_flight_bytes_max:
-            seam.wake_sender(self._producer)
-        limit = Deadline(self.settings.delivery_timeout_ms + _MARGIN_MS)
-        if not self._handed.wait_for_room(size, self.settings.in_flight_bytes_max, limit):
-            waiting = self._handed.waiting_bytes
-            raise TransactionFailedError(
-                f"{waiting} bytes were not acknowledged within {limit.limit_ms} ms", remedy=_ROLL_BACK
-            )
-        self._raise_if_batch_failed()
-
-    def _delivered(self) -> CommitResult:
-        limit = Deadline(2 * self.settings.delivery_timeout_ms)
-        if not self._packing.wait(limit):
-            self._raise_packing_failure(limit)
-        seam.wake_sender(self._producer)
-        limit = Deadline(self.settings.delivery_timeout_ms + _MARGIN_MS)
-        if not self._handed.wait_for_all(limit):
-            raise TransactionFailedError(f"batches were not acknowledged within {limit.limit_ms} ms", remedy=_ROLL_BACK)
-        self._raise_if_batch_failed()
-        delivered = self._handed.delivered()
-        if delivered is None:
-            raise TransactionFailedError("a batch has no known offset", remedy=_ROLL_BACK)
-        return CommitResult(tuple(delivered))
-
-    def _send_offsets(self, offsets: Mapping[TopicPartition, tuple[int, str]], group_metadata: Any) -> None:
-        if group_metadata is None:
-            raise ValueError("offsets need the group's metadata, or a zombie could commit them")
-        positions = {KafkaTopicPartition(*source): OffsetAndMetadata(*at, -1) for source, at in offsets.items()}
-        sending = self._producer._transaction_manager.send_offsets_to_transaction(positions, group_metadata)
-        names = ", ".join(str(source) for source in offsets)
-        self._wait_for(sending, f"the group's offsets of {names} were not taken into the transaction")
+        raise TransactionFailedError(
+            f"batches were not packed and committed within {limit.limit_ms} ms", remedy=ROLL_BACK
+        )
 
     # -- failing ----------------------------------------------------------------------------------
 
@@ -439,23 +339,6 @@ class TransactionalProducer:
         if not self._open:
             raise InvariantError("no transaction is open", remedy="call begin first")
 
-    def _wait_for(self, result: Any, otherwise: str) -> None:
-        """Wait for the library's result, within our limit."""
-        self._producer._sender.wakeup()
-        if not result.wait(timeout_ms=self.settings.commit_timeout_ms):
-            raise TransactionFailedError(f"{otherwise} within {self.settings.commit_timeout_ms} ms", remedy=_ROLL_BACK)
-
-    def _raise_if_batch_failed(self) -> None:
-        failure = self._handed.failure()
-        if failure is not None:
-            what, cause = failure
-            self._raise_library_error(f"{what} did not arrive", cause)
-
-    def _raise_library_error(self, what: str, cause: BaseException | None = None) -> NoReturn:
-        """Raise what the library remembers as the first error of the transaction, else `cause`."""
-        first = self._producer._transaction_manager.last_error or cause
-        raise translate_producing(first, what) from first
-
     @contextmanager
     def _discarded_on_failure(self, doing: str) -> Iterator[None]:
         try:
@@ -464,8 +347,7 @@ class TransactionalProducer:
             self._discard(error)
             raise
         except kafka_errors.KafkaError as error:
-            first = self._producer._transaction_manager.last_error or error
-            translated = translate_producing(first, f"{doing} of {self.transactional_id}")
+            translated = self._transactions.translated(error, f"{doing} of {self.transactional_id}")
             self._discard(translated)
             raise translated from error
         except BaseException as error:
@@ -477,19 +359,16 @@ class TransactionalProducer:
         if self._gone is not None:
             return
         self._gone = why
-        if self._open:
-            with suppress(Exception):
-                self._roll_back(self.settings.abort_timeout_ms)
-        self._open = False
+        with suppress(Exception):
+            self._roll_back(self.settings.abort_timeout_ms)
+        self._open = self._committing = False
         self._packing.close(Deadline(self.settings.abort_timeout_ms))
-        seam.stop(self._producer, self.settings.abort_timeout_ms)
+        self._transactions.stop(self.settings.abort_timeout_ms)
         log.info("producer %s discarded: %s", self.transactional_id, why)
 
-    def _roll_back(self, limit_ms: int) -> None:
+    def _roll_back(self, limit_ms: int) -> bool:
+        """Drop what waits and abort what is open. Whether the library can go on."""
         if not self._packing.clear(Deadline(limit_ms)):
             # What it still hands over would be in the next transaction.
-            raise TransactionFailedError(f"a batch was not packed within {limit_ms} ms", remedy=_ROLL_BACK)
-        ending = self._producer._transaction_manager.begin_abort()
-        self._producer._sender.wakeup()
-        if not ending.wait(timeout_ms=limit_ms):
-            raise TransactionFailedError(f"the abort was not answered within {limit_ms} ms", remedy=_ROLL_BACK)
+            raise TransactionFailedError(f"the work in hand did not end within {limit_ms} ms", remedy=ROLL_BACK)
+        return self._transactions.roll_back(limit_ms)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from streamsample.runtime.plan import Plan
 from streamsample.runtime.source import Rejected
 from streamsample.runtime.task import SEPARATOR, Task
 from streamsample.runtime.training import Encoded
+
+Totals: TypeAlias = Counter[tuple[str, ...]]
+"""A task's counters, by the metric that they belong to and its labels."""
 
 
 @dataclass(slots=True)
@@ -72,16 +75,16 @@ class Report:
         self.progress = Progress()
         self._plan = plan
         self._metrics = metrics
-        self._exported: dict[int, Counter[tuple[str, ...]]] = {}
+        self._exported: dict[int, Totals] = {}
 
     def adopted(self, task: Task) -> None:
         """A task has come (or come back) with the counters of its state: only what it adds from now on is this
         process's.
         """
-        self._exported[task.partition] = _totals(task)
+        self._exported[task.partition] = totals_of(task)
 
-    def committed(self, tasks: Iterable[Task], uncommitted: Uncommitted, seconds: float) -> None:
-        """Count what a commit made true."""
+    def committed(self, totals: Mapping[int, Totals], uncommitted: Uncommitted, seconds: float) -> None:
+        """Count what a commit made true. totals: of each task that it has, by partition."""
         metrics, progress = self._metrics, self.progress
         metrics.commits.labels("committed").inc()
         metrics.commit_seconds.observe(seconds)
@@ -100,11 +103,10 @@ class Report:
         progress.records_in += uncommitted.records_in.total()
         progress.records_out += uncommitted.records_out[self._plan.job.output.topic]
         progress.dead += uncommitted.dead.total()
-        for task in tasks:
-            now = _totals(task)
-            for key, count in (now - self._exported.get(task.partition, Counter())).items():
+        for partition, now in totals.items():
+            for key, count in (now - self._exported.get(partition, Counter())).items():
                 self._count(key, count)
-            self._exported[task.partition] = now
+            self._exported[partition] = now
 
     def failed(self) -> None:
         """Count a transaction that did not commit."""
@@ -181,9 +183,9 @@ class Report:
             metrics.sampled.labels(self._plan.draw.design.name, *labels).inc(count)
 
 
-def _totals(task: Task) -> Counter[tuple[str, ...]]:
+def totals_of(task: Task) -> Totals:
     """All of a task's counters, by the metric that they belong to and its labels."""
-    totals: Counter[tuple[str, ...]] = Counter()
+    totals: Totals = Counter()
     for name, count in task.counts.items():
         totals[tuple(name.split(SEPARATOR))] += count
     if task.join is None or task.plan.join is None:

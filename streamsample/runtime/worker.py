@@ -8,26 +8,21 @@ transaction is thrown away and all tasks begin again from the last commit.
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from streamsample.clock import Clock
 from streamsample.errors import FencedError, StreamsampleError, TransactionFailedError, UnreachableError
-from streamsample.kafka.changelog import ChunkPacking
 from streamsample.kafka.consumer import ColumnarConsumer, FetchLimits, Rebalance
-from streamsample.kafka.crash import crash_point
-from streamsample.kafka.producer import ProducerSettings, TransactionalProducer
 from streamsample.kafka.topics import TopicAdmin
-from streamsample.labels.delta import Delta
 from streamsample.records import RecordBatch, TopicPartition
-from streamsample.runtime.dead_letters import DeadLetterLimit, letters_of
 from streamsample.runtime.follow import Follower, TopicClock
 from streamsample.runtime.plan import Plan
 from streamsample.runtime.preflight import Cluster
-from streamsample.runtime.report import Report, Uncommitted
+from streamsample.runtime.report import Report
 from streamsample.runtime.restore import FirstStart, Restoration, begin
+from streamsample.runtime.sink import Sink
 from streamsample.runtime.source import Source
 from streamsample.runtime.task import Task, TaskSettings
 
@@ -78,12 +73,7 @@ class Worker:
         self._settings = settings
         self._tasks: dict[int, Task] = {}
         self._restoring: dict[int, Restoration | FirstStart] = {}
-        self._uncommitted = Uncommitted()
-        self._dead_limit = DeadLetterLimit(plan.job.dead_letters.max_ratio, plan.job.dead_letters.min_count)
-        # A random part per process: with a shared id, a zombie would break its rightful owner's transaction.
-        self._transactional_id = f"{plan.job.name}-{secrets.token_hex(8)}"
-        self._producer: TransactionalProducer | None = None
-        self._in_transaction = False
+        self._sink = Sink(plan, cluster, admin, clock)
         self._follower = Follower(TopicClock(self._reading, clock, settings.name))
         self._bytes_ahead: dict[TopicPartition, int] = {}
         self._watermarks: dict[int, int] = {}
@@ -152,8 +142,9 @@ class Worker:
             self._restore_on()
             self._advance()
             now = self._clock.elapsed_ms()
-            if self._is_commit_due() and self._consumer.settled:
-                self._commit()
+            self._end_commit()
+            if self._is_commit_due() and self._consumer.settled and not self._sink.committing:
+                self._begin_commit()
             self._try_to_follow_topics(now)
             self._pause_those_ahead()
             self.last_turn_ms = now
@@ -169,9 +160,9 @@ class Worker:
         if task is None:
             return  # Revoked in the same poll: its new owner reads this again.
         task.process(batch, self._clock.now_ms(), self._clock.elapsed_ms())
-        self._uncommitted.read(batch)
+        self._sink.read(batch)
         self._bytes_ahead[batch.source] = self._bytes_ahead.get(batch.source, 0) + len(batch.values.buffer)
-        self._write(task, len(batch))
+        self._sink.write(task, len(batch))
 
     def _advance(self) -> None:
         elapsed = self._clock.elapsed_ms()
@@ -180,7 +171,7 @@ class Worker:
                 source = TopicPartition(topic, partition)
                 task.watermark.set_caught_up(source, self._consumer.caught_up(source), elapsed)
             task.advance(elapsed)
-            self._write(task, 0)
+            self._sink.write(task, 0)
             value = task.watermark.value()
             if self._watermarks.get(partition) != value:
                 self._watermarks[partition] = value
@@ -225,75 +216,34 @@ class Worker:
         committed = self._consumer.committed(ends)
         return all(committed.get(source, (0, ""))[0] >= end for source, end in ends.items())
 
-    # -- writing ----------------------------------------------------------------------------------
-
-    def _begin(self) -> TransactionalProducer:
-        if self._producer is None:
-            self._producer = TransactionalProducer(
-                self._plan.job.kafka.options("producer"),
-                self._transactional_id,
-                limits=self._admin.limits,
-                clock=self._clock,
-                settings=ProducerSettings(codec=self._plan.job.output.compression),
-            )
-        if not self._in_transaction:
-            self._producer.begin()
-            self._in_transaction = True
-        return self._producer
-
-    def _write(self, task: Task, read: int) -> None:
-        """Send what the task has to say. read: how many records were read for it."""
-        output = task.take_output()
-        self._dead_limit.count(read, output.rejected)
-        self._uncommitted.delays += output.delays
-        topic = self._plan.job.output.topic
-        for encoded in output.records:
-            self._begin().send_partitioned(topic, encoded.timestamps, encoded.keys, encoded.values)
-            self._uncommitted.wrote(topic, encoded)
-        for group in output.rejected:
-            letters = letters_of(group, self._clock.now_ms(), self._cluster.dead_letter_bytes_max)
-            self._begin().send_partitioned(
-                self._plan.job.dead_letters_topic, letters.timestamps, letters.keys, letters.values, letters.headers
-            )
-            self._uncommitted.refused(group)
+    # -- committing -------------------------------------------------------------------------------
 
     def _commit(self) -> None:
-        """Make everything up to here visible at once: records, dead letters, state, positions."""
+        """Make everything up to here visible at once, and wait until it is."""
+        self._end_commit(wait=True)
+        self._begin_commit()
+        self._end_commit(wait=True)
+
+    def _begin_commit(self) -> None:
+        """Begin to make everything up to here visible. The commit before it must have ended."""
         self._committed_ms = self._clock.elapsed_ms()
         changed = [task for task in self._tasks.values() if task.changed]
-        if not changed and not self._in_transaction:
+        if changed or self._sink.has_more:
+            self._sink.commit(changed, self._consumer.group_metadata())
+        else:
             self._stand()
+
+    def _end_commit(self, *, wait: bool = False) -> None:
+        """Take note of a commit that has ended; one that failed is raised."""
+        commit = self._sink.committed(wait=wait)
+        if commit is None:
             return
-        started = self._clock.elapsed_ms()
-        producer = self._begin()
-        chunks = [self._send_chunk(producer, task) for task in changed]
-        delivered = producer.flush()
-        offsets: dict[TopicPartition, tuple[int, str]] = {}
-        for task, (chunk, delta) in zip(changed, chunks, strict=True):
-            changelog = TopicPartition(self._plan.job.changelog_topic, task.partition)
-            task.log.add(chunk.sequence, delivered.base_offsets(changelog)[0], chunk.size_bytes, delta)
-            task.log.trim(task.watermark.value())
-            for topic, position in task.positions.items():
-                offsets[TopicPartition(topic, task.partition)] = (position, str(task.log.position()))
-        producer.commit(offsets, self._consumer.group_metadata())
-        self._in_transaction = False
         self._failures = 0
-        uncommitted, self._uncommitted = self._uncommitted, Uncommitted()
-        self._report.committed(changed, uncommitted, (self._clock.elapsed_ms() - started) / 1000)
-        for task in changed:
+        self._report.committed(commit.totals, commit.uncommitted, commit.seconds)
+        for task in commit.tasks:
             task.check_matches()
         self._stand()
         self._trim_changelogs()
-
-    def _send_chunk(self, producer: TransactionalProducer, task: Task) -> tuple[ChunkPacking, Delta | None]:
-        crash_point("before_changelog")
-        body, delta = task.snapshot()
-        chunk = ChunkPacking(task.log.next_sequence, body, self._cluster.changelog_bytes_max)
-        # Wall time: rows live in event time, and no retention may be counted from that.
-        now = self._clock.now_ms()
-        producer.send_built(self._plan.job.changelog_topic, task.partition, now, chunk, chunk.body_bytes)
-        crash_point("after_changelog")
-        return chunk, delta
 
     def _commit_quietly(self) -> None:
         """The last commit before leaving; if it fails, nothing is lost: the next owner begins at the one before."""
@@ -393,10 +343,7 @@ class Worker:
             if self._failures > _FAILURES_MAX:
                 raise failure
             log.warning("rolling back to the last commit (%d in a row): %s", self._failures, failure)
-            if self._producer is not None:
-                self._producer.close()
-            self._producer, self._in_transaction = None, False
-            self._uncommitted = Uncommitted()
+            self._sink.discard()
             self._drop(set(self._tasks) | set(self._restoring))
             self._consumer.pause(self._consumer.assignment())
             self._stop.wait(min(50 * 2 ** min(self._failures, 10), _BACKOFF_MS_MAX) / 1000)
@@ -405,7 +352,7 @@ class Worker:
     def _try_to_begin_again(self) -> StreamsampleError | None:
         try:
             # A producer of the same id ends the transaction that was left open, or its offsets would stay undecided.
-            self._begin()
+            self._sink.begin()
             self._adopt({source.partition for source in self._consumer.assignment()})
         except _RETRIABLE as error:
             return error
@@ -490,6 +437,5 @@ class Worker:
     def _close(self) -> None:
         self._drop(set(self._restoring))
         self._follower.close()
-        if self._producer is not None:
-            self._producer.close()
+        self._sink.discard()
         self._consumer.close()

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from streamsample.kafka.broker import LocalBroker
-from streamsample.kafka.producer import ProducerSettings
+from streamsample.kafka.transaction import ProducerSettings
 from tests.faults.conftest import MakeScene
 from tests.faults.harness import Scene, Worker
 from tests.faults.workload import Workload

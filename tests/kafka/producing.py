@@ -17,8 +17,9 @@ from streamsample.clock import SystemClock
 from streamsample.errors import (
     TransactionFailedError,
 )
-from streamsample.kafka.producer import ProducerSettings, TransactionalProducer
+from streamsample.kafka.producer import TransactionalProducer
 from streamsample.kafka.topics import TopicAdmin, TopicLimits
+from streamsample.kafka.transaction import ProducerSettings
 from streamsample.records import Spans, TopicPartition
 from tests.conftest import Broker
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -12,10 +13,11 @@ from streamsample.errors import (
     RecordTooLargeError,
     TimestampRefusedError,
     TopicError,
+    TransactionFailedError,
 )
 from streamsample.kafka import wire_encode as wire
 from streamsample.kafka.broker import KAFKA_VERSION, java_classpath, java_executable
-from streamsample.kafka.producer import CommitResult
+from streamsample.kafka.transaction import CommitResult, Positions
 from streamsample.kafka.wire_encode import CODECS, Codec
 from streamsample.records import Spans, TopicPartition
 from tests.conftest import Broker, MakeTopic
@@ -182,6 +184,60 @@ def test_calls_out_of_order_are_refused(make: Make, topic: str) -> None:
     with pytest.raises(InvariantError, match="already open"):
         producer.begin()
     producer.commit()
+
+
+def test_the_next_transaction_is_written_while_a_commit_is_on_its_way(make: Make, topic: str, broker: Broker) -> None:
+    producer = make()
+    source, group = TopicPartition(topic, 3), f"group.{topic}"
+    asked, go_on = threading.Event(), threading.Event()
+
+    def positions(result: CommitResult) -> Positions:
+        asked.set()
+        assert go_on.wait(10)
+        return {source: (result.base_offsets(TopicPartition(topic, 0))[0], "first")}
+
+    producer.begin()
+    producer.send(topic, 0, *rows([b"first"]))
+    producer.commit_beside(positions, group)
+    assert asked.wait(10)
+    producer.begin()
+    producer.send(topic, 0, *rows([b"second"]))
+    assert producer.committed(wait=False) is None
+    with pytest.raises(InvariantError, match="a commit is on its way"):
+        producer.commit()
+    with pytest.raises(InvariantError, match="a commit is on its way"):
+        producer.abort()
+    go_on.set()
+    first = producer.committed(wait=True)
+    assert first is not None
+    assert [batch.records for batch in first.delivered] == [1]
+    assert producer.committed(wait=True) is None  # once
+    assert committed_position(broker.bootstrap_servers, group, source) == (0, "first")
+    producer.abort()
+    producer.begin()
+    producer.send(topic, 0, *rows([b"third"]))
+    producer.commit()
+    assert visible(broker.bootstrap_servers, topic) == [b"first", b"third"]
+
+
+def test_a_commit_that_fails_takes_the_next_transaction_with_it(make: Make, topic: str, broker: Broker) -> None:
+    def positions(result: CommitResult) -> Positions:
+        raise TransactionFailedError("no")
+
+    for ask in ("committed", "send", "flush"):
+        producer = make()
+        producer.begin()
+        producer.send(topic, 0, *rows([b"first"]))
+        producer.commit_beside(positions)
+        producer.begin()
+        with pytest.raises(TransactionFailedError, match="no"):
+            if ask == "committed":
+                producer.committed(wait=True)
+            while ask == "send":
+                producer.send(topic, 0, *rows([b"second"]))
+            producer.flush()
+        assert_dead(producer, topic)
+    assert visible(broker.bootstrap_servers, topic) == []
 
 
 def test_close_aborts_what_is_open(make: Make, topic: str, broker: Broker) -> None:

@@ -30,8 +30,8 @@ from streamsample.kafka import producer_seam as seam
 from streamsample.kafka.broker import LocalBroker
 from streamsample.kafka.crash import _Fuse
 from streamsample.kafka.foreign_errors import translate_producing
-from streamsample.kafka.producer import ProducerSettings
 from streamsample.kafka.topics import TopicLimits
+from streamsample.kafka.transaction import ProducerSettings
 from streamsample.records import TopicPartition
 from tests.conftest import Broker, MakeTopic
 from tests.kafka.producing import (
@@ -54,7 +54,7 @@ def test_a_batch_that_expires_is_not_committed_without(make: Make, topic: str, b
     producer.begin()
     producer.send(topic, 0, *rows([b"arrives"]))
     producer.flush()
-    producer._producer._accumulator.muted.add(KafkaTopicPartition(topic, 1))  # Stands for a slow leader.
+    producer._transactions.library._accumulator.muted.add(KafkaTopicPartition(topic, 1))  # Stands for a slow leader.
     producer.send(topic, 1, *rows([b"is lost"]))
     begun = time.monotonic()
     with pytest.raises(TransactionFailedError, match=rf"1 records for {re.escape(topic)}/1 did not arrive"):
@@ -69,13 +69,13 @@ def test_send_waits_for_room_but_not_for_ever(make: Make, topic: str, broker: Br
     producer = make(replace(QUICK, in_flight_bytes_max=10_000, batch_bytes=5_000, codec="none"))
     producer.begin()
     producer.partitions(topic)
-    producer._producer._accumulator.muted.add(KafkaTopicPartition(topic, 0))
+    producer._transactions.library._accumulator.muted.add(KafkaTopicPartition(topic, 0))
     begun = time.monotonic()
     with pytest.raises(TransactionFailedError):
         producer.send(topic, 0, *rows([b"x" * 900] * 100))
         producer.flush()
     assert 1 < time.monotonic() - begun < 6
-    assert producer._handed.waiting_bytes <= 10_000
+    assert producer._transactions._handed.waiting_bytes <= 10_000
     assert visible(broker.bootstrap_servers, topic) == []
     assert_dead(producer, topic)
 
@@ -183,9 +183,9 @@ def test_only_what_is_surely_not_in_the_log_is_sent_again(make: Make, topic: str
     producer.begin()
     producer.send(topic, 0, *rows([b"x"]))
     producer.flush()
-    batch = producer._handed._batches[0]
+    batch = producer._transactions._handed._batches[0]
     batch._final_state = None  # as before the answer came
-    again = producer._producer._sender._can_retry
+    again = producer._transactions.library._sender._can_retry
     assert again(batch, kafka_errors.NotLeaderForPartitionError)
     assert not again(batch, kafka_errors.KafkaConnectionError)
     assert not again(batch, kafka_errors.RequestTimedOutError)
