@@ -11,7 +11,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from streamsample.kernels import I32, I64, U8, U64_OUT, inline, kernel, load_u64
-from streamsample.records import Float64s, Spans
+from streamsample.records import Float64s, Int64s, Spans
 
 _P1 = np.uint64(0x9E3779B185EBCA87)
 _P2 = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -75,6 +75,12 @@ def _hash_spans(buffer, start, size, seed, out):  # type: ignore[no-untyped-def]
         out[row] = xxh64(buffer, start[row], max(size[row], 0), seed)
 
 
+@kernel(types.void(U8, types.uint64, U64_OUT))
+def _hash_words(buffer, seed, out):  # type: ignore[no-untyped-def]
+    for row in range(len(out)):
+        out[row] = xxh64(buffer, 8 * row, 8, seed)
+
+
 COMPILED_NOW = bool(_hash_spans.stats.cache_misses)
 """Whether numba's cache had nothing for this machine: then the other kernels have to be compiled as well."""
 
@@ -86,6 +92,13 @@ def hash64(spans: Spans, seed: int) -> NDArray[np.uint64]:
     """
     out = np.empty(len(spans), np.uint64)
     _hash_spans(spans.buffer, spans.start, spans.size, np.uint64(seed % 2**64), out)
+    return out
+
+
+def hash64_of_integers(values: Int64s, seed: int) -> NDArray[np.uint64]:
+    """XXH64 of each number's eight bytes, little-endian, uint64[n]. `seed` is taken modulo 2**64."""
+    out = np.empty(len(values), np.uint64)
+    _hash_words(np.ascontiguousarray(values, "<i8").view(np.uint8), np.uint64(seed % 2**64), out)
     return out
 
 

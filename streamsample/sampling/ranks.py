@@ -1,0 +1,71 @@
+"""Ranks: how a unit's keyed hash u and its weight w decide who is kept, and the inclusion probability that follows.
+
+All random designs keep the smallest ranks. With τ the smallest rank that was not kept, π is the threshold on u below
+which the record is kept, its weight given:
+
+    law           rank r            weight w    π = P(r < τ)       source
+    uniform       u                 not used    min(1, τ)          bottom-k, k minimum values
+    exponential   -log1p(-u) / w    w           1 - exp(-w τ)      Efraimidis & Spirakis (2006): key U^(1/w)
+    priority      u / w             w           min(1, w τ)        Duffield, Lund & Thorup, J. ACM 54(6) (2007)
+    decayed       log of            log w       1 - exp(-w e^τ)    Cormode, Shkapenyuk, Srivastava & Xu, ICDE 2009
+                  exponential
+
+That π may be used as if τ had been fixed beforehand is the rank conditioning of Cohen & Kaplan, PODC 2007
+(Ting, "Adaptive threshold sampling", SIGMOD 2022, for any rule under which a kept unit's own rank does not move τ).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from streamsample.records import Bools, Float64s
+
+Law: TypeAlias = Literal["uniform", "exponential", "priority", "decayed"]
+
+NOT_FULL = np.inf
+"""τ while everything is kept: then π = 1."""
+
+WEIGHT_MAX = 2.0**900
+"""No rank overflows, nor falls to zero, while weights lie between this and its inverse."""
+
+
+def ranks(law: Law, u: Float64s, weight: Float64s) -> Float64s:
+    """The rank of n units, float64[n], from u in (0, 1) and weight (> 0; for decayed log w)."""
+    if law == "uniform":
+        return u
+    if law == "priority":
+        return u / weight
+    exponential = -np.log1p(-u)
+    return exponential / weight if law == "exponential" else np.log(exponential) - weight
+
+
+def probabilities(law: Law, threshold: Float64s, weight: Float64s) -> Float64s:
+    """π of n records, float64[n], from the threshold τ of each and its weight: also the threshold on u that τ means."""
+    if law == "uniform":
+        return np.minimum(1.0, threshold)
+    with np.errstate(over="ignore"):
+        if law == "priority":
+            return np.minimum(1.0, weight * threshold)
+        exponent = weight * threshold if law == "exponential" else np.exp(weight + threshold)
+        return -np.expm1(-exponent)
+
+
+def unusable(weight: Float64s) -> Bools:
+    """Which of n weights no design takes: NaN, negative, infinite, or beyond `WEIGHT_MAX` or its inverse. bool[n].
+
+    Zero is a weight: it says that the record is never sampled.
+    """
+    with np.errstate(invalid="ignore"):
+        wrong: Bools = (weight != 0) & ~((weight >= 1 / WEIGHT_MAX) & (weight <= WEIGHT_MAX))
+    return wrong
+
+
+def checked(weight: Float64s) -> Float64s:
+    """The same weights. Raises ValueError, with the index of the first that is `unusable`."""
+    wrong = unusable(weight)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(f"a weight must be a finite number >= 0, found {weight[row]} at index {row}")
+    return weight
