@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numba import types
 
-from streamsample.hashing import hash64
-from streamsample.kernels import I32, I32_OUT, I64, U8, U8_OUT, U64, kernel
-from streamsample.records import Int32s, Spans
+from streamsample.kernels import I32, I32_OUT, I64, U8, U8_OUT, kernel
+from streamsample.records import Spans
 from streamsample.sampling.design import Selection, unit_hash
+from streamsample.sampling.strata import DeclaredStrata
 
 _SLASH = ord("/")
 _BACKSLASH = ord("\\")
@@ -40,46 +40,15 @@ class StratifiedRate:
         self.largest_rate = max(rate, *rates.values()) if rates else rate
         # The rate of code -1, any other stratum, stands last, where numpy's index -1 finds it.
         self._rate_of = np.array([*rates.values(), rate], dtype=np.float64)
-        names = Spans.of([stratum.encode() for stratum in rates])
-        hashes = hash64(names, 0)
-        self._order = np.argsort(hashes, kind="stable").astype(np.int32)
-        self._hashes = np.ascontiguousarray(hashes[self._order])
-        self._names = names.take(self._order.astype(np.int64))
+        self._strata = DeclaredStrata(self.declared)
 
     def decide(self, unit: Spans, stratum: Spans | None) -> Selection:
         """See `RateDesign.decide`; `stratum` is needed."""
         if stratum is None:
             raise ValueError("a stratified design needs the stratum of each record")
-        declared = self._codes(stratum)
+        declared = self._strata.codes(stratum)
         probability = self._rate_of[declared]
         return Selection(unit_hash(unit, self.seed) < probability, probability, declared)
-
-    def _codes(self, stratum: Spans) -> Int32s:
-        code = np.full(len(stratum), -1, np.int32)
-        if len(self._hashes) and len(stratum):
-            names = self._names
-            _find(
-                *(stratum.buffer, stratum.start, stratum.size, hash64(stratum, 0)),
-                *(names.buffer, names.start, names.size, self._hashes, self._order),
-                code,
-            )
-        return code
-
-
-@kernel(types.void(U8, I64, I32, U64, U8, I64, I32, U64, I32, I32_OUT))
-def _find(buffer, start, size, hashes, t_buffer, t_start, t_size, t_hashes, t_code, code):  # type: ignore[no-untyped-def]
-    """The code of each element in a small table sorted by hash, or -1; equal means equal bytes, not equal hashes."""
-    for row in range(len(start)):
-        at = np.searchsorted(t_hashes, hashes[row])
-        while at < len(t_hashes) and t_hashes[at] == hashes[row]:
-            if t_size[at] == size[row]:
-                i = 0
-                while i < size[row] and buffer[start[row] + i] == t_buffer[t_start[at] + i]:
-                    i += 1
-                if i == size[row]:
-                    code[row] = t_code[at]
-                    break
-            at += 1
 
 
 def stratum_of(fields: Sequence[Spans]) -> Spans:

@@ -1,0 +1,142 @@
+"""What all random designs of fixed size share: bottom-k candidates per group, and exact totals beside them.
+
+Records come in batches, each from one source. A record is itself by its place, (source, position): positions are
+ordinals unless they are given, and a place that was shown before changes nothing. Parts of a stream that are sampled
+apart, to be merged, are sources of their own: give each a number.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamsample.records import Bools, Float64s, Int64s
+from streamsample.sampling import snapshots
+from streamsample.sampling.bottom_k import BottomK, Candidates
+from streamsample.sampling.ranks import Law
+from streamsample.sampling.sample import Sample, Stratum
+from streamsample.sampling.totals import Totals
+
+
+class FixedSize:
+    """The base of `Reservoir`, `Weighted`, `Recency` and the stratified reservoirs; not for use by itself."""
+
+    name: ClassVar[str]
+
+    def __init__(
+        self, k: int, seed: int, law: Law, *, groups: int = 1, sums: int = 0, records_max: int | None = None
+    ) -> None:
+        self.k, self.seed = k, seed
+        self._candidates = BottomK(k, law, records_max)
+        self._candidates.open(groups)
+        self._groups = np.arange(groups, dtype=np.int32)
+        self._totals = Totals(groups, sums)
+
+    @property
+    def n(self) -> int:
+        """Records seen. (A record in several strata counts in each.)"""
+        return int(self._totals.counts().sum())
+
+    def sample(self) -> Sample:
+        """The sample of everything shown so far. Valid at any time; more may be shown afterwards."""
+        n = int(self._totals.counts()[0])
+        candidates = self._candidates.candidates(0)
+        return self._sample([candidates], (Stratum("", n, self.k, candidates.threshold),))
+
+    def merge(self, other: Self) -> None:
+        """Take up what `other`, of the same parameters, was shown. `other` stays as it is.
+
+        Commutative, associative and idempotent. Raises ValueError if the parameters differ, or if both have read
+        different parts of a source.
+        """
+        if self._shape() != other._shape():
+            raise ValueError(f"{self._shape()} and {other._shape()} cannot be merged: the parameters differ")
+        for source in self._totals.sources() & other._totals.sources():
+            self._check_same(other, source)
+        self._candidates.merge(self._groups, other._candidates, other._groups)
+        self._totals.merge(other._totals)
+
+    def snapshot(self) -> bytes:
+        """The whole state; the same state gives the same bytes."""
+        candidates = np.frombuffer(self._candidates.snapshot(), np.uint8)
+        return snapshots.pack(self.name, self._shape(), {}, [candidates, *self._totals.arrays()])
+
+    def restore(self, data: bytes) -> None:
+        """Go on from a snapshot of a design of the same parameters. Raises StateError if it is damaged or not one."""
+        dtypes: list[np.dtype[Any]] = [np.dtype(np.uint8), *[np.dtype(np.int64)] * 4]
+        _, (candidates, *totals) = snapshots.unpack(self.name, self._shape(), data, dtypes)
+        self._candidates.restore(candidates.tobytes())
+        self._totals.from_arrays(totals)
+
+    def memory_bytes(self) -> int:
+        """The size of the candidates' arrays."""
+        return self._candidates.memory_bytes()
+
+    def _shape(self) -> tuple[Any, ...]:
+        """The parameters that states must share to be merged or restored."""
+        return (self.name, self.k, self.seed, self._candidates.law, self._candidates.records_max, len(self._groups))
+
+    def _places(self, count: int, source: int, position: Int64s | None) -> Int64s:
+        if position is None:
+            begin = self._totals.next_position(source)
+            return np.arange(begin, begin + count)
+        return _as_long(np.asarray(position, np.int64), count, "position")
+
+    def _show(
+        self, unit: NDArray[np.uint64], eligible: Bools, weight: Float64s, source: int, position: Int64s | None
+    ) -> None:
+        """Show one batch to the only group; those that are not eligible are counted, and never sampled."""
+        place = self._places(len(unit), source, position)
+        group = np.zeros(len(unit), np.int32)
+        self._totals.update(source, place, group)
+        if not eligible.all():
+            group, unit, weight, place = group[eligible], unit[eligible], weight[eligible], place[eligible]
+        self._candidates.update(group, unit, weight, np.full(len(unit), source), place, place)
+
+    def _sample(self, parts: list[Candidates], strata: tuple[Stratum, ...]) -> Sample:
+        records = np.concatenate([part.records for part in parts])
+        probability = np.concatenate([part.probability for part in parts])
+        stratum = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
+        order = np.lexsort((records["position"], records["source"]))
+        records, probability = records[order], probability[order]
+        return Sample(
+            design=self.name,
+            estimator="horvitz-thompson",
+            source=records["source"],
+            position=records["position"],
+            unit=records["unit"],
+            probability=probability,
+            weight=1 / probability,
+            draws=np.ones(len(records), np.int64),
+            stratum=stratum[order],
+            strata=strata,
+        )
+
+    def _check_same(self, other: Self, source: int) -> None:
+        """Refuse two different parts of a source: who has read more of it has kept whatever the other still could."""
+        fewer, more = self, other
+        if self._totals.next_position(source) > other._totals.next_position(source):
+            fewer, more = other, self
+        for group in self._groups.tolist():
+            left, right = fewer._candidates.candidates(group), more._candidates.candidates(group)
+            mine = left.records[(left.records["source"] == source) & (left.records["rank"] < right.threshold)]
+            theirs = right.records[right.records["source"] == source]
+            known = set(theirs[["unit", "position"]].tolist())
+            if any(place not in known for place in mine[["unit", "position"]].tolist()):
+                raise ValueError(
+                    f"both have read source {source}, but not the same records of it: give each part of a stream "
+                    "that is sampled apart a source of its own"
+                )
+
+
+def _as_long(column: NDArray[Any], count: int, what: str) -> NDArray[Any]:
+    if column.shape != (count,):
+        raise ValueError(f"{what} must have one element for each of {count} ids, found shape {column.shape}")
+    return column
+
+
+def numbers(column: Any, count: int, what: str) -> Float64s:
+    """A column of n numbers as float64[n]. Raises ValueError for another length."""
+    return _as_long(np.ascontiguousarray(column, np.float64), count, what)

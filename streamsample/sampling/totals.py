@@ -1,0 +1,155 @@
+"""How many records there were, and exact sums over them: what allocations and weights need beside the sample.
+
+Counts are not part of bottom-k: adding what two workers counted would count a redelivered record twice. So they are
+kept per source with the position up to which it was read, and replaced, never added. Sums are exact, whatever the
+order: each is a fixed-point number over the whole range of float64, in words of 32 bits that carry rarely (the small
+superaccumulator of Neal, "Fast exact summation using small and large superaccumulators", 2015).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+from streamsample.errors import StateError
+from streamsample.kernels import F64, I32, kernel
+from streamsample.records import Float64s, Int32s, Int64s
+
+_WORDS = 68
+_LOWEST_BIT = 1126
+_MASK = 2**32 - 1
+_CARRY_EVERY = 2**29
+_SUMS = types.Array(types.int64, 2, "C")
+
+
+@kernel(types.void(I32, F64, _SUMS))
+def _add(group, value, words):  # type: ignore[no-untyped-def]
+    for row in range(len(group)):
+        if value[row] == 0:
+            continue
+        fraction, exponent = math.frexp(abs(value[row]))
+        mantissa = np.int64(fraction * 2.0**53)
+        bit = exponent - 53 + _LOWEST_BIT
+        word, shift = bit >> 5, bit & 31
+        low, high = (mantissa & _MASK) << shift, (mantissa >> 32) << shift
+        sign = 1 if value[row] > 0 else -1
+        into = words[group[row]]
+        into[word] += sign * (low & _MASK)
+        into[word + 1] += sign * ((low >> 32) + (high & _MASK))
+        into[word + 2] += sign * (high >> 32)
+
+
+@kernel(types.void(_SUMS))
+def _carry(words):  # type: ignore[no-untyped-def]
+    for g in range(words.shape[0]):
+        for word in range(_WORDS - 1):
+            words[g, word + 1] += words[g, word] >> 32
+            words[g, word] &= _MASK
+
+
+def exact_sum(words: NDArray[np.int64]) -> Fraction:
+    """The number that words (int64[68], or several such rows to be added up) stand for."""
+    columns = words.reshape(-1, _WORDS).astype(object).sum(axis=0)
+    return Fraction(sum(int(word) << (32 * at) for at, word in enumerate(columns)), 2**_LOWEST_BIT)
+
+
+@dataclass(slots=True)
+class _Source:
+    """What one source has shown: the position after its last record; count: int64[g]; words: int64[sums, g, 68]."""
+
+    position: int
+    count: Int64s
+    words: NDArray[np.int64]
+    since_carry: int = 0
+
+
+class Totals:
+    """Counts and `sums` exact sums for each of `groups` groups."""
+
+    def __init__(self, groups: int, sums: int = 0) -> None:
+        self._groups, self._sums = groups, sums
+        self._sources: dict[int, _Source] = {}
+
+    def next_position(self, source: int) -> int:
+        """The position after the last record of a source; 0 if there was none."""
+        found = self._sources.get(source)
+        return found.position if found else 0
+
+    def sources(self) -> set[int]:
+        """All that were read."""
+        return set(self._sources)
+
+    def update(self, source: int, position: Int64s, group: Int32s, *values: Float64s) -> None:
+        """Count n records of one source, in the order of their positions; those read before are not counted again.
+
+        position: int64[n]; group: int32[n]; values: float64[n], finite, for each of the sums.
+        """
+        if not len(position):
+            return
+        into = self._sources.setdefault(source, self._empty())
+        new = position >= into.position
+        if not new.all():
+            group, values = group[new], tuple(value[new] for value in values)
+        into.count += np.bincount(group, minlength=self._groups)
+        for value, words in zip(values, into.words, strict=True):
+            _add(group, value, words)
+        into.since_carry += len(group)
+        if into.since_carry >= _CARRY_EVERY:
+            self._carry(into)
+        into.position = max(into.position, int(position.max()) + 1)
+
+    def merge(self, other: Totals) -> None:
+        """Of each source, what the one says that has read further."""
+        for source, theirs in other._sources.items():
+            if theirs.position > self.next_position(source):
+                self._sources[source] = _Source(theirs.position, theirs.count.copy(), theirs.words.copy())
+
+    def counts(self) -> Int64s:
+        """Records of each group, over all sources. int64[groups]."""
+        result = np.zeros(self._groups, np.int64)
+        for each in self._sources.values():
+            result += each.count
+        return result
+
+    def sum_of(self, which: int, group: int) -> Fraction:
+        """One of the sums, of one group, over all sources."""
+        rows = [each.words[which, group] for each in self._sources.values()]
+        return exact_sum(np.array([np.zeros(_WORDS, np.int64), *rows]))
+
+    def arrays(self) -> list[NDArray[np.int64]]:
+        """All of it, for `from_arrays`: sources, positions, counts and words. The same state gives the same arrays."""
+        ordered = sorted(self._sources.items())
+        for _, each in ordered:
+            self._carry(each)
+        return [
+            np.array([source for source, _ in ordered], np.int64),
+            np.array([each.position for _, each in ordered], np.int64),
+            np.concatenate([np.empty(0, np.int64), *(each.count for _, each in ordered)]),
+            np.concatenate([np.empty(0, np.int64), *(each.words.ravel() for _, each in ordered)]),
+        ]
+
+    def from_arrays(self, arrays: list[NDArray[Any]]) -> None:
+        """Replace everything. Raises StateError if the lengths do not fit."""
+        sources, positions, counts, words = arrays
+        n, per_source = len(sources), self._sums * self._groups * _WORDS
+        if (len(positions), len(counts), len(words)) != (n, n * self._groups, n * per_source):
+            raise StateError("the counts of a sampling state do not fit its sources", remedy="sample the input again")
+        by_source = counts.reshape(n, self._groups), words.reshape(n, self._sums, self._groups, _WORDS)
+        self._sources = {
+            int(source): _Source(int(position), count, word)
+            for source, position, count, word in zip(sources, positions, *by_source, strict=True)
+        }
+
+    def _empty(self) -> _Source:
+        return _Source(0, np.zeros(self._groups, np.int64), np.zeros((self._sums, self._groups, _WORDS), np.int64))
+
+    def _carry(self, source: _Source) -> None:
+        for words in source.words:
+            _carry(words)
+        source.since_carry = 0
