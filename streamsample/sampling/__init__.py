@@ -1,37 +1,63 @@
 """Sampling designs whose inclusion probabilities are known: each a file, each replayable from its seed.
 
-Designs by rate are immutable objects over columns that decide each record by itself. Designs of fixed size are shown
-records in batches, hold candidates in bounded memory, and tell their sample at any time; they can be merged, saved and
-restored. Both decide by the keyed hash `u` of a record's unit (semantics B), so the same record is decided the same way
-by every worker, in every order, at every replay.
+    by rate, with an immutable object     SimpleRate, StratifiedRate              decide(...) -> Selection
+    of fixed size, random                 Reservoir, Weighted, Recency,           update(...), sample() -> Sample,
+                                          StratifiedReservoir, WithReplacement,   merge, snapshot, restore
+                                          ImportanceResample
+    by rate, from a target per window     SimpleCount                             decide(...), close(until)
+    weighted by what is known, kept       Importance                              take(...) -> Sample
+    not random: π is null                 Convenience, Quota, Judgment, Snowball  take(...) -> Sample
+
+Random designs decide by the keyed hash `u` of a record's unit (semantics B), so the same record is decided the same way
+by every worker, in every order, at every replay. `total` and `mean` estimate from a sample what the whole would give,
+and `draw` samples any iterable.
 """
 
 from streamsample.sampling.composition import composed, log_odds_offset
+from streamsample.sampling.convenience import Convenience
 from streamsample.sampling.design import RateDesign, Selection
 from streamsample.sampling.estimators import Estimate, effective_sample_size, mean, total
+from streamsample.sampling.importance import Importance, ImportanceResample, probability_ratios
+from streamsample.sampling.iterables import draw
+from streamsample.sampling.judgment import Judgment
+from streamsample.sampling.quota import Quota
 from streamsample.sampling.recency import Recency
+from streamsample.sampling.replacement import WithReplacement
 from streamsample.sampling.reservoir import Reservoir
 from streamsample.sampling.sample import Sample, Stratum
-from streamsample.sampling.simple import SimpleRate
+from streamsample.sampling.simple import SimpleCount, SimpleRate
+from streamsample.sampling.snowball import Snowball
 from streamsample.sampling.split import Split
 from streamsample.sampling.stratified import StratifiedRate
+from streamsample.sampling.stratified_reservoir import StratifiedReservoir
 from streamsample.sampling.weighted import Weighted
 
 __all__ = [
+    "Convenience",
     "Estimate",
+    "Importance",
+    "ImportanceResample",
+    "Judgment",
+    "Quota",
     "RateDesign",
     "Recency",
     "Reservoir",
     "Sample",
     "Selection",
+    "SimpleCount",
     "SimpleRate",
+    "Snowball",
     "Split",
     "StratifiedRate",
+    "StratifiedReservoir",
     "Stratum",
     "Weighted",
+    "WithReplacement",
     "composed",
+    "draw",
     "effective_sample_size",
     "log_odds_offset",
     "mean",
+    "probability_ratios",
     "total",
 ]

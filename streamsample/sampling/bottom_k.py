@@ -127,7 +127,7 @@ class BottomK:
         """
         if (self.k, self.law, self.records_max) != (other.k, other.law, other.records_max):
             raise ValueError("only states of the same k, law and records_max can be merged")
-        self._absorb(groups, *other._gather(other_groups))
+        self._absorb(groups, *other.gather(other_groups))
 
     def copy(self) -> BottomK:
         """An independent state that holds the same."""
@@ -139,8 +139,18 @@ class BottomK:
 
     def candidates(self, group: int) -> Candidates:
         """What a group holds now: at any time a valid sample of all that it was shown."""
-        _, threshold, records = self._gather(np.array([group], np.int32))
+        _, threshold, records = self.gather(np.array([group], np.int32))
         return Candidates(records, float(threshold[0]), self.law)
+
+    def gather(self, groups: Int32s) -> tuple[Int64s, Float64s, NDArray[np.void]]:
+        """What several groups hold, at once: number of candidates, int64[g], and threshold, float64[g], of each; and the
+        candidates, structured, those of each group in the order of their ranks, one group after the other.
+        """
+        kernels.compact(groups, self.k, self.records_max, *self._state())
+        count = self._count[groups]
+        records = np.empty(int(count.sum()), kernels.CANDIDATE)
+        kernels.read(groups, self._head, self._count, self._pool, self._chain, records)
+        return count, self._threshold[groups], records
 
     def rows(self) -> Int64s:
         """The `row` of everything held, in no particular order but the same until the next change. int64[m].
@@ -160,7 +170,7 @@ class BottomK:
     def snapshot(self) -> bytes:
         """The whole state; see `snapshots`."""
         groups = np.arange(len(self._threshold), dtype=np.int32)
-        count, threshold, records = self._gather(groups)
+        count, threshold, records = self.gather(groups)
         closed = np.array(sorted(self._closed), np.int64)
         return snapshots.pack("bottom-k", self._shape(), {}, [closed, count, threshold, records])
 
@@ -192,14 +202,6 @@ class BottomK:
         columns = (groups, threshold, count, records)
         while (done := kernels.absorb(*columns, done, self.k, self.records_max, *self._state())) < len(groups):
             self._enlarge(len(records))
-
-    def _gather(self, groups: Int32s) -> tuple[Int64s, Float64s, NDArray[np.void]]:
-        """Number of candidates and threshold of each group, and the candidates, sorted, group after group."""
-        kernels.compact(groups, self.k, self.records_max, *self._state())
-        count = self._count[groups]
-        records = np.empty(int(count.sum()), kernels.CANDIDATE)
-        kernels.read(groups, self._head, self._count, self._pool, self._chain, records)
-        return count, self._threshold[groups], records
 
     def _places(self) -> Int64s:
         """Where in the pool candidates lie, int64[m]."""

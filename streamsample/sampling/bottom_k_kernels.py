@@ -37,7 +37,7 @@ CANDIDATES_OUT = types.Array(_RECORD, 1, "C")
 
 
 @inline_always
-def _precedes(a, b):  # type: ignore[no-untyped-def]
+def precedes(a, b):  # type: ignore[no-untyped-def]
     """The total order of candidates: by rank, then by what makes a record itself, so that arrival decides nothing."""
     if a.rank != b.rank:
         return a.rank < b.rank
@@ -59,7 +59,7 @@ def _sort(block):  # type: ignore[no-untyped-def]
             left, right = begin, min(begin + width, n)
             middle, end = right, min(begin + 2 * width, n)
             for at in range(begin, end):
-                if left < middle and (right >= end or not _precedes(block[order[right]], block[order[left]])):
+                if left < middle and (right >= end or not precedes(block[order[right]], block[order[left]])):
                     other[at] = order[left]
                     left += 1
                 else:
@@ -82,7 +82,7 @@ def _union(a, b, k, records_max, threshold, out):  # type: ignore[no-untyped-def
     """
     i, j, held, units = 0, 0, 0, 0
     while i < len(a) or j < len(b):
-        if j >= len(b) or (i < len(a) and not _precedes(b[j], a[i])):
+        if j >= len(b) or (i < len(a) and not precedes(b[j], a[i])):
             candidate = a[i]
             i += 1
         else:
@@ -90,7 +90,7 @@ def _union(a, b, k, records_max, threshold, out):  # type: ignore[no-untyped-def
             j += 1
         if candidate.rank >= threshold:
             break
-        if held and not _precedes(out[held - 1], candidate):
+        if held and not precedes(out[held - 1], candidate):
             continue
         if held == 0 or out[held - 1].rank != candidate.rank or out[held - 1].unit != candidate.unit:
             units += 1

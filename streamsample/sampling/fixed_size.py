@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from streamsample.records import Bools, Float64s, Int64s
 from streamsample.sampling import snapshots
@@ -70,6 +70,13 @@ class FixedSize:
         self._candidates.restore(candidates.tobytes())
         self._totals.from_arrays(totals)
 
+    def held(self) -> Int64s:
+        """The positions of all records that may still be in the sample, int64[m], in no particular order.
+
+        What a caller keeps for other records can be let go.
+        """
+        return self._candidates.rows()
+
     def memory_bytes(self) -> int:
         """The size of the candidates' arrays."""
         return self._candidates.memory_bytes()
@@ -78,22 +85,17 @@ class FixedSize:
         """The parameters that states must share to be merged or restored."""
         return (self.name, self.k, self.seed, self._candidates.law, self._candidates.records_max, len(self._groups))
 
-    def _places(self, count: int, source: int, position: Int64s | None) -> Int64s:
-        if position is None:
-            begin = self._totals.next_position(source)
-            return np.arange(begin, begin + count)
-        return _as_long(np.asarray(position, np.int64), count, "position")
-
     def _show(
-        self, unit: NDArray[np.uint64], eligible: Bools, weight: Float64s, source: int, position: Int64s | None
+        self, unit: NDArray[np.uint64], eligible: Bools, weight: Float64s, source: int, position: ArrayLike | None
     ) -> None:
         """Show one batch to the only group; those that are not eligible are counted, and never sampled."""
-        place = self._places(len(unit), source, position)
-        group = np.zeros(len(unit), np.int32)
-        self._totals.update(source, place, group)
+        n = len(unit)
+        place = self._totals.positions(n, source, position)
+        self._totals.update(source, place, np.arange(n), np.zeros(n, np.int32))
         if not eligible.all():
-            group, unit, weight, place = group[eligible], unit[eligible], weight[eligible], place[eligible]
-        self._candidates.update(group, unit, weight, np.full(len(unit), source), place, place)
+            unit, weight, place = unit[eligible], weight[eligible], place[eligible]
+        n = len(unit)
+        self._candidates.update(np.zeros(n, np.int32), unit, weight, np.full(n, source), place, place)
 
     def _sample(self, parts: list[Candidates], strata: tuple[Stratum, ...]) -> Sample:
         records = np.concatenate([part.records for part in parts])
@@ -129,14 +131,3 @@ class FixedSize:
                     f"both have read source {source}, but not the same records of it: give each part of a stream "
                     "that is sampled apart a source of its own"
                 )
-
-
-def _as_long(column: NDArray[Any], count: int, what: str) -> NDArray[Any]:
-    if column.shape != (count,):
-        raise ValueError(f"{what} must have one element for each of {count} ids, found shape {column.shape}")
-    return column
-
-
-def numbers(column: Any, count: int, what: str) -> Float64s:
-    """A column of n numbers as float64[n]. Raises ValueError for another length."""
-    return _as_long(np.ascontiguousarray(column, np.float64), count, what)

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from streamsample.records import Bools, Float64s
 
@@ -62,8 +63,17 @@ def unusable(weight: Float64s) -> Bools:
     return wrong
 
 
-def checked(weight: Float64s) -> Float64s:
-    """The same weights. Raises ValueError, with the index of the first that is `unusable`."""
+def numbers(column: ArrayLike, count: int, what: str) -> Float64s:
+    """A column as float64[count]. Raises ValueError for another length."""
+    result = np.ascontiguousarray(column, np.float64)
+    if result.shape != (count,):
+        raise ValueError(f"there must be one {what} for each of {count} ids, found shape {result.shape}")
+    return result
+
+
+def weights(column: ArrayLike, count: int) -> Float64s:
+    """Weights as float64[count]. Raises ValueError for another length, or naming the first `unusable` index."""
+    weight = numbers(column, count, "weight")
     wrong = unusable(weight)
     if wrong.any():
         row = int(np.argmax(wrong))

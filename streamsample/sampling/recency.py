@@ -14,9 +14,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from streamsample.records import Int64s
-from streamsample.sampling.fixed_size import FixedSize, numbers
-from streamsample.sampling.ranks import checked
+from streamsample.sampling.fixed_size import FixedSize
+from streamsample.sampling.ranks import numbers, weights
 from streamsample.sampling.units import Ids, hashes_of
 
 
@@ -50,7 +49,7 @@ class Recency(FixedSize):
         weight: ArrayLike | None = None,
         *,
         source: int = 0,
-        position: Int64s | None = None,
+        position: ArrayLike | None = None,
     ) -> None:
         """Show n records of one source with their times, and their weights if they are not all the same.
 
@@ -65,7 +64,7 @@ class Recency(FixedSize):
         log_weight = (when - self.landmark) * (math.log(2) / self.half_life)
         counts = np.ones(len(unit), np.bool_)
         if weight is not None:
-            size = checked(numbers(weight, len(unit), "weight"))
+            size = weights(weight, len(unit))
             counts = size > 0
             log_weight = log_weight + np.log(np.where(counts, size, 1.0))
         self._show(unit, counts, log_weight, source, position)

@@ -8,8 +8,8 @@ ranks is Fan, Muller & Rezucha, JASA 57 (1962).
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from streamsample.records import Int64s
 from streamsample.sampling.fixed_size import FixedSize
 from streamsample.sampling.units import Ids, hashes_of
 
@@ -43,7 +43,7 @@ class Reservoir(FixedSize):
     def __init__(self, k: int, seed: int = 0, *, records_max: int | None = None) -> None:
         super().__init__(k, seed, "uniform", records_max=records_max)
 
-    def update(self, ids: Ids, *, source: int = 0, position: Int64s | None = None) -> None:
+    def update(self, ids: Ids, *, source: int = 0, position: ArrayLike | None = None) -> None:
         """Show n records of one source by the ids of their units; `position`, int64[n], if it is not their ordinal."""
         unit = hashes_of(ids, self.seed)
         self._show(unit, np.ones(len(unit), np.bool_), np.ones(len(unit)), source, position)

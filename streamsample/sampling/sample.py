@@ -91,11 +91,25 @@ class Sample:
         return Sample(design=self.design, estimator=self.estimator, strata=self.strata, **kept)
 
 
-def not_random(design: str, source: Int64s, position: Int64s, stratum: Int32s, strata: tuple[Stratum, ...]) -> Sample:
-    """A sample that stands for nothing but itself: π and weights are null."""
+def not_random(
+    design: str, begin: int, keep: Bools, k: int, stratum: Int32s | None = None, strata: Sequence[Stratum] = ()
+) -> Sample:
+    """The records of one batch that a design without probabilities takes: π and weights are null.
+
+    begin: the position of the batch's first record; keep: bool[n]; stratum: int32[n], if there are `strata`.
+    """
+    position = begin + np.flatnonzero(keep)
     m = len(position)
-    null = np.full(m, np.nan)
+    null, zero = np.full(m, np.nan), np.zeros(m, np.int64)
     return Sample(
-        *(design, "none", source, position, np.zeros(m, np.uint64), null, null),
-        *(np.ones(m, np.int64), stratum, strata),
+        design=design,
+        estimator="none",
+        source=zero,
+        position=position,
+        unit=zero.astype(np.uint64),
+        probability=null,
+        weight=null,
+        draws=np.ones(m, np.int64),
+        stratum=zero.astype(np.int32) if stratum is None else stratum[keep],
+        strata=tuple(strata) or (Stratum("", begin + len(keep), k, np.nan),),
     )

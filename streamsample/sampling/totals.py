@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numba import types
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from streamsample.errors import StateError
 from streamsample.kernels import F64, I32, kernel
@@ -81,24 +81,35 @@ class Totals:
         found = self._sources.get(source)
         return found.position if found else 0
 
+    def positions(self, count: int, source: int, given: ArrayLike | None) -> Int64s:
+        """Where the next `count` records of a source stand, int64[count]: as given, or the next ordinals."""
+        if given is None:
+            begin = self.next_position(source)
+            return np.arange(begin, begin + count)
+        position = np.ascontiguousarray(given, np.int64)
+        if position.shape != (count,):
+            raise ValueError(f"there must be one position for each of {count} ids, found shape {position.shape}")
+        return position
+
     def sources(self) -> set[int]:
         """All that were read."""
         return set(self._sources)
 
-    def update(self, source: int, position: Int64s, group: Int32s, *values: Float64s) -> None:
-        """Count n records of one source, in the order of their positions; those read before are not counted again.
+    def update(self, source: int, position: Int64s, row: Int64s, group: Int32s, *values: Float64s) -> None:
+        """Count records of one source; those that lie before what was read already are not counted again.
 
-        position: int64[n]; group: int32[n]; values: float64[n], finite, for each of the sums.
+        position: int64[n]; row: int64[m], the record that each entry of `group`, int32[m], counts; values: float64[n],
+        finite, for each of the sums.
         """
         if not len(position):
             return
         into = self._sources.setdefault(source, self._empty())
-        new = position >= into.position
+        new = position[row] >= into.position
         if not new.all():
-            group, values = group[new], tuple(value[new] for value in values)
+            row, group = row[new], group[new]
         into.count += np.bincount(group, minlength=self._groups)
         for value, words in zip(values, into.words, strict=True):
-            _add(group, value, words)
+            _add(group, value[row], words)
         into.since_carry += len(group)
         if into.since_carry >= _CARRY_EVERY:
             self._carry(into)

@@ -14,9 +14,8 @@ from typing import Literal
 
 from numpy.typing import ArrayLike
 
-from streamsample.records import Int64s
-from streamsample.sampling.fixed_size import FixedSize, numbers
-from streamsample.sampling.ranks import checked
+from streamsample.sampling.fixed_size import FixedSize
+from streamsample.sampling.ranks import weights
 from streamsample.sampling.units import Ids, hashes_of
 
 
@@ -46,11 +45,11 @@ class Weighted(FixedSize):
     ) -> None:
         super().__init__(k, seed, law, records_max=records_max)
 
-    def update(self, ids: Ids, weight: ArrayLike, *, source: int = 0, position: Int64s | None = None) -> None:
+    def update(self, ids: Ids, weight: ArrayLike, *, source: int = 0, position: ArrayLike | None = None) -> None:
         """Show n records of one source with their weights, >= 0; one of weight 0 is counted, and never sampled.
 
         Raises ValueError, naming the first index, if a weight is NaN, negative or infinite; then nothing was shown.
         """
         unit = hashes_of(ids, self.seed)
-        size = checked(numbers(weight, len(unit), "weight"))
+        size = weights(weight, len(unit))
         self._show(unit, size > 0, size, source, position)

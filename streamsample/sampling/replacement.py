@@ -1,0 +1,169 @@
+"""Weighted sampling with replacement: k independent draws, each of a record with probability w/W, as `random.choices`.
+
+Draw j keeps the record with the smallest of exponential ranks E_ij / w_i: the smallest is record i with probability
+w_i / W, and the draws are independent because their E_ij are. A record's ranks come in ascending order, for draws in a
+random order, all from the hash of its unit, and stop at the largest rank that any draw still holds: after the first k
+records or so, a record costs one logarithm (Ertl, "ProbMinHash - a class of locality-sensitive hash algorithms for the
+(probability) Jaccard similarity", IEEE TKDE 34(7), 2022). Each draw is a bottom-1, so that draws
+merge as all samples do.
+
+The record carries its number of draws m and the weight mW/(kw), for the estimator of Hansen & Hurwitz (1943), in
+place of 1/π. π = 1 - (1 - w/W)^k is given for information. Records of one unit have the same ranks, and only the first
+of them, by place, is drawn: here each record needs an id of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numba import types
+from numpy.typing import ArrayLike
+
+from streamsample.kernels import F64, I64, I64_OUT, U64, inline_always, kernel
+from streamsample.records import Int64s
+from streamsample.sampling import snapshots
+from streamsample.sampling.bottom_k_kernels import CANDIDATE, CANDIDATES, CANDIDATES_OUT, precedes
+from streamsample.sampling.ranks import weights
+from streamsample.sampling.sample import Sample, Stratum
+from streamsample.sampling.totals import Totals
+from streamsample.sampling.units import Ids, hashes_of
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+class WithReplacement:
+    """k independent draws by weight.
+
+    >>> draws = WithReplacement(k=1_000, seed=7)
+    >>> draws.update(["rare", "common"], weight=[1.0, 9.0])
+    >>> sample = draws.sample()
+    >>> int(sample.draws.sum()), bool(850 < sample.draws[1] < 950)
+    (1000, True)
+    """
+
+    name = "with-replacement"
+
+    def __init__(self, k: int, seed: int = 0) -> None:
+        if k < 2:
+            raise ValueError(f"k must be at least 2, found {k}")
+        self.k, self.seed = k, seed
+        self._draws = np.zeros(k, CANDIDATE)
+        self._draws["rank"] = np.inf
+        self._order = np.arange(k)
+        self._totals = Totals(1, sums=1)
+
+    @property
+    def n(self) -> int:
+        """Records seen."""
+        return int(self._totals.counts()[0])
+
+    def update(self, ids: Ids, weight: ArrayLike, *, source: int = 0, position: ArrayLike | None = None) -> None:
+        """Show n records of one source with their weights, >= 0. Raises ValueError as `Weighted.update` does."""
+        unit = hashes_of(ids, self.seed)
+        n, w = len(unit), weights(weight, len(unit))
+        place = self._totals.positions(n, source, position)
+        self._totals.update(source, place, np.arange(n), np.zeros(n, np.int32), w)
+        _draw(unit, w, np.full(n, source), place, self._order, self._draws)
+
+    def sample(self) -> Sample:
+        """The records that were drawn, each once, with its number of draws."""
+        records, draws = np.unique(self._draws[np.isfinite(self._draws["rank"])], return_counts=True)
+        _, first, of = np.unique(records[["source", "position"]], return_index=True, return_inverse=True)
+        draws = np.bincount(of, draws, len(first)).astype(np.int64)
+        records = records[first]
+        w, whole = records["weight"], float(self._totals.sum_of(0, 0))
+        m = len(records)
+        return Sample(
+            design=self.name,
+            estimator="hansen-hurwitz",
+            source=records["source"],
+            position=records["position"],
+            unit=records["unit"],
+            probability=-np.expm1(self.k * np.log1p(-np.minimum(w / whole, 1.0))) if m else np.empty(0),
+            weight=draws * whole / (self.k * w),
+            draws=draws,
+            stratum=np.zeros(m, np.int32),
+            strata=(Stratum("", self.n, self.k, np.inf),),
+        )
+
+    def held(self) -> Int64s:
+        """The positions of all records that may still be in the sample: see `FixedSize.held`."""
+        drawn: Int64s = self._draws["position"][np.isfinite(self._draws["rank"])]
+        return drawn
+
+    def merge(self, other: Self) -> None:
+        """Take up what `other`, of the same parameters, was shown: the smaller rank of each draw.
+
+        Commutative, associative and idempotent. Raises ValueError if the parameters differ.
+        """
+        if self._shape() != other._shape():
+            raise ValueError(f"{self._shape()} and {other._shape()} cannot be merged: the parameters differ")
+        _merge(self._draws, other._draws)
+        self._totals.merge(other._totals)
+
+    def snapshot(self) -> bytes:
+        """The whole state; the same state gives the same bytes."""
+        return snapshots.pack(self.name, self._shape(), {}, [self._draws, *self._totals.arrays()])
+
+    def restore(self, data: bytes) -> None:
+        """Go on from a snapshot of the same parameters. Raises StateError if it is damaged or not one."""
+        dtypes = [CANDIDATE, *[np.dtype(np.int64)] * 4]
+        _, (draws, *totals) = snapshots.unpack(self.name, self._shape(), data, dtypes)
+        self._totals.from_arrays(totals)
+        self._draws = draws
+
+    def _shape(self) -> tuple[Any, ...]:
+        return (self.name, self.k, self.seed)
+
+
+@inline_always
+def _mixed(state):  # type: ignore[no-untyped-def]
+    """The output of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014)."""
+    z = (state ^ (state >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return z ^ (z >> np.uint64(31))
+
+
+@kernel(types.void(U64, F64, I64, I64, I64_OUT, CANDIDATES_OUT))
+def _draw(unit, weight, source, position, order, draws):  # type: ignore[no-untyped-def]
+    """order: 0 .. k-1, and so again afterwards."""
+    k, changed, largest = len(draws), 0, np.inf
+    found = np.empty(1, CANDIDATE)
+    record = found[0]
+    swapped = np.empty(k, np.int64)
+    for row in range(-1, len(unit)):
+        if row < 0 or changed >= k:
+            changed, largest = 0, draws["rank"].max()
+        if row < 0 or weight[row] == 0:
+            continue
+        record.rank, record.unit, record.weight = 0.0, unit[row], weight[row]
+        record.source, record.position, record.row = source[row], position[row], position[row]
+        state, steps = unit[row], 0
+        while steps < k:
+            state += _GOLDEN
+            u = (np.float64(_mixed(state) >> np.uint64(12)) + 0.5) * 2.0**-52
+            # The gap between the i-th and the next smallest of k exponential numbers.
+            record.rank -= np.log1p(-u) / (weight[row] * (k - steps))
+            if record.rank > largest:
+                break
+            state += _GOLDEN
+            other = steps + np.int64(_mixed(state) % np.uint64(k - steps))
+            swapped[steps] = other
+            order[steps], order[other] = order[other], order[steps]
+            draw = order[steps]
+            if precedes(record, draws[draw]):
+                draws[draw] = record
+                changed += 1
+            steps += 1
+        while steps:
+            steps -= 1
+            order[steps], order[swapped[steps]] = order[swapped[steps]], order[steps]
+
+
+@kernel(types.void(CANDIDATES_OUT, CANDIDATES))
+def _merge(draws, others):  # type: ignore[no-untyped-def]
+    for draw in range(len(draws)):
+        if precedes(others[draw], draws[draw]):
+            draws[draw] = others[draw]
