@@ -143,8 +143,8 @@ class BottomK:
         return Candidates(records, float(threshold[0]), self.law)
 
     def gather(self, groups: Int32s) -> tuple[Int64s, Float64s, NDArray[np.void]]:
-        """What several groups hold, at once: number of candidates, int64[g], and threshold, float64[g], of each; and the
-        candidates, structured, those of each group in the order of their ranks, one group after the other.
+        """What several groups hold, at once: the number of candidates of each, int64[g], its threshold, float64[g], and
+        all candidates, structured, by group and within a group by rank.
         """
         kernels.compact(groups, self.k, self.records_max, *self._state())
         count = self._count[groups]

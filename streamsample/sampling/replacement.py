@@ -75,13 +75,15 @@ class WithReplacement:
         records = records[first]
         w, whole = records["weight"], float(self._totals.sum_of(0, 0))
         m = len(records)
+        with np.errstate(divide="ignore"):
+            probability = -np.expm1(self.k * np.log1p(-np.minimum(w / whole, 1.0))) if m else np.empty(0)
         return Sample(
             design=self.name,
             estimator="hansen-hurwitz",
             source=records["source"],
             position=records["position"],
             unit=records["unit"],
-            probability=-np.expm1(self.k * np.log1p(-np.minimum(w / whole, 1.0))) if m else np.empty(0),
+            probability=probability,
             weight=draws * whole / (self.k * w),
             draws=draws,
             stratum=np.zeros(m, np.int32),
