@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamsample.hashing import unit_interval
 from streamsample.records import Bools, Float64s, Int32s, Int64s
 from streamsample.sampling import bottom_k_kernels as kernels
 from streamsample.sampling import snapshots
-from streamsample.sampling.ranks import NOT_FULL, Law, probabilities, ranks
+from streamsample.sampling.ranks import CODES, NOT_FULL, Law, probabilities
 
 RECORDS_PER_UNIT = 4
 """`records_max` is this many times k where nothing else is said."""
@@ -114,8 +113,7 @@ class BottomK:
         position: where each record stands in the stream, which is what makes it itself; row: a number of the caller's,
         given back with the candidate. Lengths must agree: they are not checked.
         """
-        rank = ranks(self.law, unit_interval(unit), weight)
-        columns = (group, rank, unit, weight, source, position, row)
+        columns = (CODES[self.law], group, unit, weight, source, position, row)
         done = 0
         while (done := kernels.update(*columns, done, self.k, self.records_max, *self._state())) < len(group):
             self._enlarge()

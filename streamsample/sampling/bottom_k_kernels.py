@@ -10,7 +10,9 @@ import numba
 import numpy as np
 from numba import types
 
+from streamsample.hashing import unit_of
 from streamsample.kernels import F64, F64_OUT, I32, I64, I64_OUT, U64, inline, inline_always, kernel
+from streamsample.sampling.ranks import rank_at_least, rank_of
 
 CANDIDATE = np.dtype(
     [
@@ -175,24 +177,28 @@ def _compact(g, k, records_max, threshold, head, tail, count, ordered, pool, cha
 _STATE = (F64_OUT, I64_OUT, I64_OUT, I64_OUT, I64_OUT, CANDIDATES_OUT, I64_OUT, I64_OUT)
 
 
-@kernel(types.int64(I32, F64, U64, F64, I64, I64, I64, types.int64, types.int64, types.int64, *_STATE))
+@kernel(types.int64(types.int64, I32, U64, F64, I64, I64, I64, types.int64, types.int64, types.int64, *_STATE))
 def update(  # type: ignore[no-untyped-def]
-    group, rank, unit, weight, source, position, row, at, k, records_max,
+    law, group, unit, weight, source, position, row, at, k, records_max,
     threshold, head, tail, count, ordered, pool, chain, free,
 ):  # fmt: skip
     """Take the records from `at` on; the first that was not taken because the pool is full, or their number."""
     while at < len(group):
-        g = group[at]
-        if rank[at] < threshold[g] and count[g] >= 2 * max(k, ordered[g]):
+        g, u = group[at], unit_of(unit[at])
+        if rank_at_least(law, u, weight[at]) >= threshold[g]:
+            at += 1
+            continue
+        rank = rank_of(law, u, weight[at])
+        if rank < threshold[g] and count[g] >= 2 * max(k, ordered[g]):
             _compact(g, k, records_max, threshold, head, tail, count, ordered, pool, chain, free)
-        if rank[at] < threshold[g]:
+        if rank < threshold[g]:
             slot = count[g] % CHUNK
             if slot == 0:
                 if not _available(pool, free):
                     return at
                 _extend(g, head, tail, chain, free)
             candidate = pool[tail[g] * CHUNK + slot]
-            candidate.rank = rank[at]
+            candidate.rank = rank
             candidate.unit = unit[at]
             candidate.weight = weight[at]
             candidate.source = source[at]

@@ -86,13 +86,18 @@ class FixedSize:
         return (self.name, self.k, self.seed, self._candidates.law, self._candidates.records_max, len(self._groups))
 
     def _show(
-        self, unit: NDArray[np.uint64], eligible: Bools, weight: Float64s, source: int, position: ArrayLike | None
+        self,
+        unit: NDArray[np.uint64],
+        eligible: Bools | None,
+        weight: Float64s,
+        source: int,
+        position: ArrayLike | None,
     ) -> None:
-        """Show one batch to the only group; those that are not eligible are counted, and never sampled."""
+        """Show one batch to the only group; records that are not eligible (default: all are) are only counted."""
         n = len(unit)
         place = self._totals.positions(n, source, position)
         self._totals.update(source, place, np.arange(n), np.zeros(n, np.int32))
-        if not eligible.all():
+        if eligible is not None and not eligible.all():
             unit, weight, place = unit[eligible], weight[eligible], place[eligible]
         n = len(unit)
         self._candidates.update(np.zeros(n, np.int32), unit, weight, np.full(n, source), place, place)

@@ -16,14 +16,21 @@ That π may be used as if τ had been fixed beforehand is the rank conditioning 
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from streamsample.kernels import inline_always
 from streamsample.records import Bools, Float64s
 
+_LOG_2 = math.log(2)
+
 Law: TypeAlias = Literal["uniform", "exponential", "priority", "decayed"]
+UNIFORM, EXPONENTIAL, PRIORITY, DECAYED = range(4)
+CODES: dict[Law, int] = {"uniform": UNIFORM, "exponential": EXPONENTIAL, "priority": PRIORITY, "decayed": DECAYED}
+"""What kernels call the laws."""
 
 NOT_FULL = np.inf
 """τ while everything is kept: then π = 1."""
@@ -32,14 +39,26 @@ WEIGHT_MAX = 2.0**900
 """No rank overflows, nor falls to zero, while weights lie between this and its inverse."""
 
 
-def ranks(law: Law, u: Float64s, weight: Float64s) -> Float64s:
-    """The rank of n units, float64[n], from u in (0, 1) and weight (> 0; for decayed log w)."""
-    if law == "uniform":
+@inline_always
+def rank_of(law, u, weight):  # type: ignore[no-untyped-def]
+    """The rank of a unit, inside kernels, from u in (0, 1) and its weight (> 0; of any sign for decayed: log w)."""
+    if law == UNIFORM:
         return u
-    if law == "priority":
+    if law == PRIORITY:
         return u / weight
-    exponential = -np.log1p(-u)
-    return exponential / weight if law == "exponential" else np.log(exponential) - weight
+    exponential = -math.log1p(-u)
+    return exponential / weight if law == EXPONENTIAL else math.log(exponential) - weight
+
+
+@inline_always
+def rank_at_least(law, u, weight):  # type: ignore[no-untyped-def]
+    """A number below the rank that costs no logarithm, by -log1p(-u) > u, and log u >= its exponent times log 2."""
+    if law == UNIFORM:
+        return u
+    if law == DECAYED:
+        exponent = (np.float64(u).view(np.int64) >> 52) - 1023
+        return exponent * _LOG_2 - 0.001 - weight
+    return 0.999 * u / weight
 
 
 def probabilities(law: Law, threshold: Float64s, weight: Float64s) -> Float64s:

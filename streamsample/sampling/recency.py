@@ -62,12 +62,12 @@ class Recency(FixedSize):
             row = int(np.argmin(np.isfinite(when)))
             raise ValueError(f"a time must be finite, found {when[row]} at index {row}")
         log_weight = (when - self.landmark) * (math.log(2) / self.half_life)
-        counts = np.ones(len(unit), np.bool_)
+        eligible = None
         if weight is not None:
             size = weights(weight, len(unit))
-            counts = size > 0
-            log_weight = log_weight + np.log(np.where(counts, size, 1.0))
-        self._show(unit, counts, log_weight, source, position)
+            eligible = size > 0
+            log_weight += np.log(np.where(eligible, size, 1.0))
+        self._show(unit, eligible, log_weight, source, position)
 
     def _shape(self) -> tuple[object, ...]:
         return (*super()._shape(), self.half_life, self.landmark)

@@ -14,12 +14,14 @@ of them, by place, is drawn: here each record needs an id of its own.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 
 import numpy as np
 from numba import types
 from numpy.typing import ArrayLike
 
+from streamsample.hashing import unit_of
 from streamsample.kernels import F64, I64, I64_OUT, U64, inline_always, kernel
 from streamsample.records import Int64s
 from streamsample.sampling import snapshots
@@ -145,9 +147,8 @@ def _draw(unit, weight, source, position, order, draws):  # type: ignore[no-unty
         state, steps = unit[row], 0
         while steps < k:
             state += _GOLDEN
-            u = (np.float64(_mixed(state) >> np.uint64(12)) + 0.5) * 2.0**-52
             # The gap between the i-th and the next smallest of k exponential numbers.
-            record.rank -= np.log1p(-u) / (weight[row] * (k - steps))
+            record.rank -= math.log1p(-unit_of(_mixed(state))) / (weight[row] * (k - steps))
             if record.rank > largest:
                 break
             state += _GOLDEN

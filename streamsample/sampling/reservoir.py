@@ -46,4 +46,4 @@ class Reservoir(FixedSize):
     def update(self, ids: Ids, *, source: int = 0, position: ArrayLike | None = None) -> None:
         """Show n records of one source by the ids of their units; `position`, int64[n], if it is not their ordinal."""
         unit = hashes_of(ids, self.seed)
-        self._show(unit, np.ones(len(unit), np.bool_), np.ones(len(unit)), source, position)
+        self._show(unit, None, np.ones(len(unit)), source, position)

@@ -23,20 +23,18 @@ class DeclaredStrata:
         self.names = tuple(names)
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"strata are declared twice: {', '.join(self.names)}")
-        spans = Spans.of([name.encode() for name in self.names])
-        hashes = hash64(spans, 0)
-        self._order = np.argsort(hashes, kind="stable").astype(np.int32)
-        self._hashes = np.ascontiguousarray(hashes[self._order])
-        self._sorted = spans.take(self._order.astype(np.int64))
+        self._spans = Spans.of([name.encode() for name in self.names])
+        self._table = np.full(2 << len(self.names).bit_length(), -1, np.int32)
+        _fill(hash64(self._spans, 0), self._table)
 
     def codes(self, stratum: Spans) -> Int32s:
         """The index of each of n strata among `names`, -1 for any other. int32[n]."""
         code = np.full(len(stratum), -1, np.int32)
-        if len(self._hashes) and len(stratum):
-            names = self._sorted
+        if self.names and len(stratum):
+            names = self._spans
             _find(
                 *(stratum.buffer, stratum.start, stratum.size, hash64(stratum, 0)),
-                *(names.buffer, names.start, names.size, self._hashes, self._order),
+                *(names.buffer, names.start, names.size, self._table),
                 code,
             )
         return code
@@ -68,17 +66,30 @@ class Places:
         return place
 
 
-@kernel(types.void(U8, I64, I32, U64, U8, I64, I32, U64, I32, I32_OUT))
-def _find(buffer, start, size, hashes, t_buffer, t_start, t_size, t_hashes, t_code, code):  # type: ignore[no-untyped-def]
-    """The code of each element in a small table sorted by hash, or -1; equal means equal bytes, not equal hashes."""
+@kernel(types.void(U64, I32_OUT))
+def _fill(hashes, table):  # type: ignore[no-untyped-def]
+    """Put each index into the first free place from its hash on; -1 is free, and at least half of the table is."""
+    mask = np.uint64(len(table) - 1)
+    for code in range(len(hashes)):
+        at = hashes[code] & mask
+        while table[at] >= 0:
+            at = (at + np.uint64(1)) & mask
+        table[at] = code
+
+
+@kernel(types.void(U8, I64, I32, U64, U8, I64, I32, I32, I32_OUT))
+def _find(buffer, start, size, hashes, t_buffer, t_start, t_size, table, code):  # type: ignore[no-untyped-def]
+    """The code of each element, or -1; equal means equal bytes, not equal hashes."""
+    mask = np.uint64(len(table) - 1)
     for row in range(len(start)):
-        at = np.searchsorted(t_hashes, hashes[row])
-        while at < len(t_hashes) and t_hashes[at] == hashes[row]:
-            if t_size[at] == size[row]:
+        at = hashes[row] & mask
+        while table[at] >= 0:
+            found = table[at]
+            if t_size[found] == size[row]:
                 i = 0
-                while i < size[row] and buffer[start[row] + i] == t_buffer[t_start[at] + i]:
+                while i < size[row] and buffer[start[row] + i] == t_buffer[t_start[found] + i]:
                     i += 1
                 if i == size[row]:
-                    code[row] = t_code[at]
+                    code[row] = found
                     break
-            at += 1
+            at = (at + np.uint64(1)) & mask

@@ -92,20 +92,20 @@ class StratifiedReservoir(FixedSize):
         """
         unit, names = hashes_of(ids, self.seed), spans_of(stratum)
         n = len(unit)
-        row = np.arange(n) if row is None else np.asarray(row, np.int64)
+        one_each, row = row is None, np.arange(n) if row is None else np.asarray(row, np.int64)
         if len(names) != len(row) or (len(row) and not 0 <= row.min() <= row.max() < n):
             raise ValueError(f"{len(names)} strata do not belong to {n} ids one by one: say whose they are by `row`")
         if (names.size < 0).any():
             raise ValueError(f"the stratum at index {int(np.argmax(names.size < 0))} is null")
         place, values = self.places.of(names), self._values(value, n)
-        # Two labels of one record may share a place, in which the record stands once.
-        row, place = np.divmod(np.unique(row * len(self.places) + place), len(self.places))
+        if not one_each:
+            # Two labels of one record may share a place, in which the record stands once.
+            row, wide = np.divmod(np.unique(row * len(self.places) + place), len(self.places))
+            place = wide.astype(np.int32)
         positions = self._totals.positions(n, source, position)
-        self._totals.update(source, positions, row, place.astype(np.int32), *values)
-        self._candidates.update(
-            *(place.astype(np.int32), unit[row], np.ones(len(row)), np.full(len(row), source)),
-            *(positions[row], positions[row]),
-        )
+        self._totals.update(source, positions, row, place, *values)
+        m, where = len(row), positions[row]
+        self._candidates.update(place, unit[row], np.ones(m), np.full(m, source), where, where)
 
     def sample(self) -> Sample:
         """See `FixedSize.sample`; strata without records are left out."""

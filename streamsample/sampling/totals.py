@@ -18,7 +18,7 @@ from numba import types
 from numpy.typing import ArrayLike, NDArray
 
 from streamsample.errors import StateError
-from streamsample.kernels import F64, I32, kernel
+from streamsample.kernels import F64, I32, I64, I64_OUT, kernel
 from streamsample.records import Float64s, Int32s, Int64s
 
 _WORDS = 68
@@ -28,18 +28,26 @@ _CARRY_EVERY = 2**29
 _SUMS = types.Array(types.int64, 2, "C")
 
 
-@kernel(types.void(I32, F64, _SUMS))
-def _add(group, value, words):  # type: ignore[no-untyped-def]
-    for row in range(len(group)):
-        if value[row] == 0:
+@kernel(types.void(I64, I64, I32, types.int64, I64_OUT))
+def _count(position, row, group, begin, count):  # type: ignore[no-untyped-def]
+    for i in range(len(row)):
+        if position[row[i]] >= begin:
+            count[group[i]] += 1
+
+
+@kernel(types.void(I64, I64, I32, types.int64, F64, _SUMS))
+def _add(position, row, group, begin, value, words):  # type: ignore[no-untyped-def]
+    for i in range(len(row)):
+        x = value[row[i]]
+        if x == 0 or position[row[i]] < begin:
             continue
-        fraction, exponent = math.frexp(abs(value[row]))
+        fraction, exponent = math.frexp(abs(x))
         mantissa = np.int64(fraction * 2.0**53)
         bit = exponent - 53 + _LOWEST_BIT
         word, shift = bit >> 5, bit & 31
         low, high = (mantissa & _MASK) << shift, (mantissa >> 32) << shift
-        sign = 1 if value[row] > 0 else -1
-        into = words[group[row]]
+        sign = 1 if x > 0 else -1
+        into = words[group[i]]
         into[word] += sign * (low & _MASK)
         into[word + 1] += sign * ((low >> 32) + (high & _MASK))
         into[word + 2] += sign * (high >> 32)
@@ -104,12 +112,9 @@ class Totals:
         if not len(position):
             return
         into = self._sources.setdefault(source, self._empty())
-        new = position[row] >= into.position
-        if not new.all():
-            row, group = row[new], group[new]
-        into.count += np.bincount(group, minlength=self._groups)
+        _count(position, row, group, into.position, into.count)
         for value, words in zip(values, into.words, strict=True):
-            _add(group, value[row], words)
+            _add(position, row, group, into.position, value, words)
         into.since_carry += len(group)
         if into.since_carry >= _CARRY_EVERY:
             self._carry(into)
