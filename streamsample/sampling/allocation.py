@@ -51,29 +51,25 @@ def allocate(
 def _clamped(
     total: Fraction, shares: Sequence[Fraction], lowest: Sequence[int], highest: Sequence[int]
 ) -> list[Fraction]:
-    """clamp(λ share, lowest, highest) of each, with the λ at which they add up to `total`, or as near as they can."""
+    """clamp(λ share, lowest, highest) of each, with the λ at which they add up to `total`, or as near as they can.
 
-    def quotas(scale: Fraction) -> list[Fraction]:
-        bounded = zip(shares, lowest, highest, strict=True)
-        return [min(max(scale * share, Fraction(low)), Fraction(high)) for share, low, high in bounded]
-
-    of_each = zip(shares, lowest, highest, strict=True)
-    bends = {Fraction(bound) / share for share, *bounds in of_each if share for bound in bounds}
-    scales = sorted(bends | {Fraction(0)})
-    below, above = 0, len(scales) - 1
-    if sum(quotas(scales[above])) <= total:
-        return quotas(scales[above])
-    while above - below > 1:
-        middle = (below + above) // 2
-        if sum(quotas(scales[middle])) <= total:
-            below = middle
-        else:
-            above = middle
-    # The sum is linear between two neighbouring bends.
-    less, more = sum(quotas(scales[below])), sum(quotas(scales[above]))
-    if total <= less:
-        return quotas(scales[below])
-    return quotas(scales[below] + (scales[above] - scales[below]) * (total - less) / (more - less))
+    The bounds of the side on which the total is missed by more hold for that λ as well: these strata are settled, and
+    the rest is divided again (as flexible lengths are resolved: CSS Flexible Box Layout, section 9.7).
+    """
+    result = [Fraction(0)] * len(shares)
+    open_ones = list(range(len(shares)))
+    while open_ones:
+        share = sum((shares[at] for at in open_ones), Fraction(0))
+        scale = total / share if share else Fraction(0)
+        for at in open_ones:
+            result[at] = min(max(scale * shares[at], Fraction(lowest[at])), Fraction(highest[at]))
+        missed = sum((result[at] - scale * shares[at] for at in open_ones), Fraction(0))
+        if missed == 0:
+            break
+        settled = {at for at in open_ones if (result[at] - scale * shares[at]) * missed > 0}
+        total -= sum((result[at] for at in settled), Fraction(0))
+        open_ones = [at for at in open_ones if at not in settled]
+    return result
 
 
 def standard_deviation(count: int, total: Fraction, of_squares: Fraction) -> Fraction:

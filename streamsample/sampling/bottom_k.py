@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamsample.records import Bools, Float64s, Int32s, Int64s
+from streamsample.errors import StateError
+from streamsample.records import Float64s, Int32s, Int64s
 from streamsample.sampling import bottom_k_kernels as kernels
 from streamsample.sampling import snapshots
 from streamsample.sampling.ranks import CODES, NOT_FULL, Law, probabilities
@@ -176,6 +177,8 @@ class BottomK:
         """Go on from a snapshot. Raises StateError if it is damaged or of another k or law; then nothing changes."""
         dtypes = [np.dtype(np.int64), np.dtype(np.int64), np.dtype(np.float64), kernels.CANDIDATE]
         _, (closed, count, threshold, records) = snapshots.unpack("bottom-k", self._shape(), data, dtypes)
+        if len(count) != len(threshold) or (count < 0).any() or count.sum() != len(records):
+            raise StateError("the groups of a sampling state do not fit its candidates", remedy=snapshots.REMEDY)
         fresh = BottomK(self.k, self.law, self.records_max)
         groups = fresh.open(len(threshold))
         fresh._absorb(groups, count, threshold, records)
@@ -206,10 +209,3 @@ class BottomK:
         places = np.empty(int(self._count.sum()), np.int64)
         kernels.places(self._head, self._count, self._chain, places)
         return places
-
-
-def same_place(left: NDArray[np.void], right: NDArray[np.void]) -> Bools:
-    """Which of the candidates `left` are among `right` as well, by source and position. bool[len(left)]."""
-    known = set(zip(right["source"].tolist(), right["position"].tolist(), strict=True))
-    places = zip(left["source"].tolist(), left["position"].tolist(), strict=True)
-    return np.fromiter((place in known for place in places), np.bool_, len(left))

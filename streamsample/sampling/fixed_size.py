@@ -17,7 +17,7 @@ from streamsample.sampling import snapshots
 from streamsample.sampling.bottom_k import BottomK, Candidates
 from streamsample.sampling.ranks import Law
 from streamsample.sampling.sample import Sample, Stratum
-from streamsample.sampling.totals import Totals
+from streamsample.sampling.totals import OtherPartError, Totals
 
 
 class FixedSize:
@@ -53,8 +53,9 @@ class FixedSize:
         """
         if self._shape() != other._shape():
             raise ValueError(f"{self._shape()} and {other._shape()} cannot be merged: the parameters differ")
-        for source in self._totals.sources() & other._totals.sources():
-            self._check_same(other, source)
+        for source, further in self._totals.shared(other._totals):
+            fewer, more = (self, other) if further else (other, self)
+            fewer._check_part(more, source)
         self._candidates.merge(self._groups, other._candidates, other._groups)
         self._totals.merge(other._totals)
 
@@ -121,18 +122,12 @@ class FixedSize:
             strata=strata,
         )
 
-    def _check_same(self, other: Self, source: int) -> None:
-        """Refuse two different parts of a source: who has read more of it has kept whatever the other still could."""
-        fewer, more = self, other
-        if self._totals.next_position(source) > other._totals.next_position(source):
-            fewer, more = other, self
+    def _check_part(self, more: Self, source: int) -> None:
+        """Refuse another part of a source: who has read further holds whatever this one has and could still keep."""
         for group in self._groups.tolist():
-            left, right = fewer._candidates.candidates(group), more._candidates.candidates(group)
+            left, right = self._candidates.candidates(group), more._candidates.candidates(group)
             mine = left.records[(left.records["source"] == source) & (left.records["rank"] < right.threshold)]
             theirs = right.records[right.records["source"] == source]
             known = set(theirs[["unit", "position"]].tolist())
             if any(place not in known for place in mine[["unit", "position"]].tolist()):
-                raise ValueError(
-                    f"both have read source {source}, but not the same records of it: give each part of a stream "
-                    "that is sampled apart a source of its own"
-                )
+                raise OtherPartError(source)

@@ -21,6 +21,7 @@ import numpy as np
 from numba import types
 from numpy.typing import ArrayLike
 
+from streamsample.errors import StateError
 from streamsample.hashing import unit_of
 from streamsample.kernels import F64, I64, I64_OUT, U64, inline_always, kernel
 from streamsample.records import Int64s
@@ -28,7 +29,7 @@ from streamsample.sampling import snapshots
 from streamsample.sampling.bottom_k_kernels import CANDIDATE, CANDIDATES, CANDIDATES_OUT, precedes
 from streamsample.sampling.ranks import weights
 from streamsample.sampling.sample import Sample, Stratum
-from streamsample.sampling.totals import Totals
+from streamsample.sampling.totals import OtherPartError, Totals
 from streamsample.sampling.units import Ids, hashes_of
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -100,10 +101,14 @@ class WithReplacement:
     def merge(self, other: Self) -> None:
         """Take up what `other`, of the same parameters, was shown: the smaller rank of each draw.
 
-        Commutative, associative and idempotent. Raises ValueError if the parameters differ.
+        Commutative, associative and idempotent. Raises ValueError as `Reservoir.merge` does.
         """
         if self._shape() != other._shape():
             raise ValueError(f"{self._shape()} and {other._shape()} cannot be merged: the parameters differ")
+        for source, further in self._totals.shared(other._totals):
+            fewer, more = (self._draws, other._draws) if further else (other._draws, self._draws)
+            if ((fewer["source"] == source) & (fewer["rank"] < more["rank"])).any():
+                raise OtherPartError(source)
         _merge(self._draws, other._draws)
         self._totals.merge(other._totals)
 
@@ -115,6 +120,8 @@ class WithReplacement:
         """Go on from a snapshot of the same parameters. Raises StateError if it is damaged or not one."""
         dtypes = [CANDIDATE, *[np.dtype(np.int64)] * 4]
         _, (draws, *totals) = snapshots.unpack(self.name, self._shape(), data, dtypes)
+        if len(draws) != self.k:
+            raise StateError(f"a sampling state of {self.k} draws has {len(draws)}", remedy=snapshots.REMEDY)
         self._totals.from_arrays(totals)
         self._draws = draws
 

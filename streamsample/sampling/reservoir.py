@@ -15,7 +15,7 @@ from streamsample.sampling.units import Ids, hashes_of
 
 
 class Reservoir(FixedSize):
-    """A uniform sample of k units.
+    """A uniform sample of k units, with all of their records, of which at most `records_max` are held (default 4 k).
 
     >>> reservoir = Reservoir(k=100, seed=7)
     >>> reservoir.update(range(5_000))

@@ -22,7 +22,7 @@ from streamsample.errors import StateError
 _MAGIC, _VERSION = b"SSMP", 1
 _BEGIN = struct.Struct("<4sBI")
 _CHECKSUM = struct.Struct("<I")
-_REMEDY = "take an older snapshot, or sample the input again from its beginning: the sample will be the same"
+REMEDY = "take an older snapshot, or sample the input again from its beginning: the sample will be the same"
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
@@ -48,10 +48,10 @@ def unpack(
     Raises StateError if the data is damaged, or of another kind, shape or version.
     """
     if len(data) < _BEGIN.size + _CHECKSUM.size:
-        raise StateError(f"a sampling state of {len(data)} bytes is cut short", remedy=_REMEDY)
+        raise StateError(f"a sampling state of {len(data)} bytes is cut short", remedy=REMEDY)
     magic, version, head_size = _BEGIN.unpack_from(data)
     if magic != _MAGIC:
-        raise StateError(f"a sampling state begins with {magic!r}", remedy=_REMEDY)
+        raise StateError(f"a sampling state begins with {magic!r}", remedy=REMEDY)
     if version != _VERSION:
         raise StateError(
             f"a sampling state of version {version}, this program reads {_VERSION}",
@@ -59,11 +59,11 @@ def unpack(
         )
     end = len(data) - _CHECKSUM.size
     if crc32c(memoryview(data)[:end]) != _CHECKSUM.unpack_from(data, end)[0]:
-        raise StateError(f"a sampling state of {len(data)} bytes fails its checksum", remedy=_REMEDY)
+        raise StateError(f"a sampling state of {len(data)} bytes fails its checksum", remedy=REMEDY)
     try:
         head = msgspec.msgpack.decode(data[_BEGIN.size : _BEGIN.size + head_size], type=_Head)
     except msgspec.MsgspecError as error:
-        raise StateError(f"a sampling state cannot be read: {error}", remedy=_REMEDY) from error
+        raise StateError(f"a sampling state cannot be read: {error}", remedy=REMEDY) from error
     if (head.kind, head.shape) != (kind, list(shape)):
         raise StateError(
             f"a sampling state of {head.kind} {head.shape} cannot go on as {kind} {list(shape)}",
@@ -71,7 +71,7 @@ def unpack(
         )
     at = _BEGIN.size + head_size
     if len(head.arrays) != len(dtypes) or at + sum(head.arrays) != end:
-        raise StateError("a sampling state does not have the arrays it names", remedy=_REMEDY)
+        raise StateError("a sampling state does not have the arrays it names", remedy=REMEDY)
     arrays = []
     for size, dtype in zip(head.arrays, dtypes, strict=True):
         arrays.append(np.frombuffer(data[at : at + size], dtype).copy())

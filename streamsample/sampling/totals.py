@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from streamsample.errors import StateError
 from streamsample.kernels import F64, I32, I64, I64_OUT, kernel
 from streamsample.records import Float64s, Int32s, Int64s
+from streamsample.sampling import snapshots
 
 _WORDS = 68
 _LOWEST_BIT = 1126
@@ -61,6 +62,16 @@ def _carry(words):  # type: ignore[no-untyped-def]
             words[g, word] &= _MASK
 
 
+class OtherPartError(ValueError):
+    """Two states name the same source, but have read different parts of it, so that neither can replace the other."""
+
+    def __init__(self, source: int) -> None:
+        super().__init__(
+            f"both have read source {source}, but not the same records of it: give each part of a stream that is "
+            "sampled apart a source of its own"
+        )
+
+
 def exact_sum(words: NDArray[np.int64]) -> Fraction:
     """The number that words (int64[68], or several such rows to be added up) stand for."""
     columns = words.reshape(-1, _WORDS).astype(object).sum(axis=0)
@@ -99,9 +110,10 @@ class Totals:
             raise ValueError(f"there must be one position for each of {count} ids, found shape {position.shape}")
         return position
 
-    def sources(self) -> set[int]:
-        """All that were read."""
-        return set(self._sources)
+    def shared(self, other: Totals) -> list[tuple[int, bool]]:
+        """The sources that both have read, and of each whether `other` has read further."""
+        both = sorted(self._sources.keys() & other._sources.keys())
+        return [(source, self.next_position(source) < other.next_position(source)) for source in both]
 
     def update(self, source: int, position: Int64s, row: Int64s, group: Int32s, *values: Float64s) -> None:
         """Count records of one source; those that lie before what was read already are not counted again.
@@ -155,7 +167,7 @@ class Totals:
         sources, positions, counts, words = arrays
         n, per_source = len(sources), self._sums * self._groups * _WORDS
         if (len(positions), len(counts), len(words)) != (n, n * self._groups, n * per_source):
-            raise StateError("the counts of a sampling state do not fit its sources", remedy="sample the input again")
+            raise StateError("the counts of a sampling state do not fit its sources", remedy=snapshots.REMEDY)
         by_source = counts.reshape(n, self._groups), words.reshape(n, self._sums, self._groups, _WORDS)
         self._sources = {
             int(source): _Source(int(position), count, word)

@@ -161,12 +161,17 @@ def test_merging_other_parameters_is_refused(name: str) -> None:
         make().merge(other)
 
 
-def test_two_parts_under_one_source_are_refused() -> None:
-    left, right = Reservoir(k=50), Reservoir(k=50)
-    left.update(range(1_000))
-    right.update(range(1_000, 3_000))
-    with pytest.raises(ValueError, match="a source of its own"):
-        left.merge(right)
+@EVERY
+def test_two_parts_under_one_source_are_refused(name: str) -> None:
+    make, feed = DESIGNS[name]
+    left, right = make(), make()
+    feed(left, np.arange(0, 4_000, 2), 0)
+    feed(right, np.arange(1, 4_000, 2), 0)
+    before = left.snapshot()
+    for one, other in ((left, right), (right, left)):
+        with pytest.raises(ValueError, match="a source of its own"):
+            one.merge(other)
+    assert left.snapshot() == before
 
 
 def test_the_classic_algorithm_r_draws_by_the_same_law() -> None:
