@@ -17,8 +17,8 @@ as different units that are not independent, and variances are too small.
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -86,8 +86,8 @@ class BottomK:
         self._closed: list[int] = []
 
     def open(self, count: int = 1) -> Int32s:
-        """Numbers of `count` new, empty groups, int32[count]; numbers of closed groups are used again."""
-        reused = [self._closed.pop() for _ in range(min(count, len(self._closed)))]
+        """Numbers of `count` new, empty groups, int32[count]; the lowest of closed groups are used again."""
+        reused = [heappop(self._closed) for _ in range(min(count, len(self._closed)))]
         begin, more = len(self._threshold), count - len(reused)
         self._threshold = np.concatenate([self._threshold, np.full(more, NOT_FULL)])
         self._head, self._tail = (np.append(at, np.full(more, kernels.NONE)) for at in (self._head, self._tail))
@@ -95,9 +95,10 @@ class BottomK:
         return np.array([*reused, *range(begin, begin + more)], np.int32)
 
     def close(self, groups: Int32s) -> None:
-        """Forget groups (int32[g], each open) and give their memory to others."""
+        """Forget groups, int32[g], each open and named once, and give their memory to others."""
         kernels.release(groups, *self._state())
-        self._closed.extend(groups.tolist())
+        for group in groups.tolist():
+            heappush(self._closed, group)
 
     def update(
         self,
@@ -127,14 +128,6 @@ class BottomK:
         if (self.k, self.law, self.records_max) != (other.k, other.law, other.records_max):
             raise ValueError("only states of the same k, law and records_max can be merged")
         self._absorb(groups, *other.gather(other_groups))
-
-    def copy(self) -> BottomK:
-        """An independent state that holds the same."""
-        other = copy(self)
-        other._closed = self._closed.copy()
-        for name in ("_threshold", "_head", "_tail", "_count", "_ordered", "_pool", "_chain", "_free"):
-            setattr(other, name, getattr(self, name).copy())
-        return other
 
     def candidates(self, group: int) -> Candidates:
         """What a group holds now: at any time a valid sample of all that it was shown."""

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from streamsample.records import Bools, Float64s, Int64s
 from streamsample.sampling import snapshots
 from streamsample.sampling.bottom_k import BottomK, Candidates
+from streamsample.sampling.bottom_k_kernels import CANDIDATE
 from streamsample.sampling.ranks import Law
 from streamsample.sampling.sample import Sample, Stratum
 from streamsample.sampling.totals import OtherPartError, Totals
@@ -104,8 +105,8 @@ class FixedSize:
         self._candidates.update(np.zeros(n, np.int32), unit, weight, np.full(n, source), place, place)
 
     def _sample(self, parts: list[Candidates], strata: tuple[Stratum, ...]) -> Sample:
-        records = np.concatenate([part.records for part in parts])
-        probability = np.concatenate([part.probability for part in parts])
+        records = np.concatenate([np.empty(0, CANDIDATE), *(part.records for part in parts)])
+        probability = np.concatenate([np.empty(0), *(part.probability for part in parts)])
         stratum = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
         order = np.lexsort((records["position"], records["source"]))
         records, probability = records[order], probability[order]

@@ -89,7 +89,9 @@ def test_merging_is_commutative_associative_idempotent(a: list[Record], b: list[
     left.merge(ONE, right, ONE)
     assert same(whole, left)
     left.merge(ONE, right, ONE)
-    left.merge(ONE, left.copy(), ONE)
+    again = BottomK(4)
+    again.restore(left.snapshot())
+    left.merge(ONE, again, ONE)
     assert same(whole, left)
 
 
@@ -254,6 +256,11 @@ def test_a_closed_group_begins_anew_under_its_old_number() -> None:
     assert content(state)[1] == math.inf
     assert len(content(state)[0]) == 0
     assert other.tolist() == [1]
+    state.close(other)
+    state.close(ONE)
+    restored = BottomK(3)
+    restored.restore(state.snapshot())
+    assert restored.open(3).tolist() == state.open(3).tolist() == [0, 1, 2]
 
 
 def test_rows_tell_what_the_caller_may_let_go() -> None:

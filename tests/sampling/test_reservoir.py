@@ -241,6 +241,14 @@ def test_ids_that_are_none_are_refused() -> None:
         Reservoir(k=2).update(["a", "b"], position=[1])
 
 
+@EVERY
+def test_a_sample_of_nothing_is_empty(name: str) -> None:
+    sample = DESIGNS[name][0]().sample()
+    assert (len(sample), sample.n) == (0, 0)
+    assert sample.of([]) == []
+    assert len(sample.threshold) == len(sample.u) == 0
+
+
 def test_an_iterable_is_sampled_as_its_columns_are() -> None:
     rows = [(str(number), float(WEIGHT[number])) for number in range(4_000)] * 6
     drawn, sample = draw(iter(rows), Weighted(k=20, seed=5), weight=lambda row: row[1])
