@@ -139,17 +139,13 @@ def _release(g, head, tail, count, chain, free):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _read(g, head, count, pool, chain):  # type: ignore[no-untyped-def]
-    """A copy of what a group holds."""
-    result = np.empty(count[g], CANDIDATE)
-    chunk, done = head[g], 0
-    while done < count[g]:
-        size = min(CHUNK, count[g] - done)
-        for i in range(size):
-            result[done + i] = pool[chunk * CHUNK + i]
-        done += size
-        chunk = chain[chunk]
-    return result
+def _read(g, head, count, pool, chain, out, at):  # type: ignore[no-untyped-def]
+    """Copy what a group holds to `out`, from `at` on."""
+    chunk = head[g]
+    for i in range(count[g]):
+        if i and i % CHUNK == 0:
+            chunk = chain[chunk]
+        out[at + i] = pool[chunk * CHUNK + i % CHUNK]
 
 
 @inline
@@ -166,8 +162,8 @@ def _write(g, records, held, head, tail, count, pool, chain, free):  # type: ign
 @inline
 def _compact(g, k, records_max, threshold, head, tail, count, ordered, pool, chain, free):  # type: ignore[no-untyped-def]
     if ordered[g] < count[g]:
-        held = _read(g, head, count, pool, chain)
-        out = np.empty(count[g], CANDIDATE)
+        held, out = np.empty(count[g], CANDIDATE), np.empty(count[g], CANDIDATE)
+        _read(g, head, count, pool, chain, held, 0)
         ordered[g], threshold[g] = _union(
             held[: ordered[g]], _sort(held[ordered[g] :]), k, records_max, threshold[g], out
         )
@@ -223,7 +219,7 @@ def read(group, head, count, pool, chain, out):  # type: ignore[no-untyped-def]
     """What the groups hold, one after the other."""
     done = 0
     for g in group:
-        out[done : done + count[g]] = _read(g, head, count, pool, chain)
+        _read(g, head, count, pool, chain, out, done)
         done += count[g]
 
 
@@ -244,8 +240,8 @@ def absorb(  # type: ignore[no-untyped-def]
         if _available(pool, free) * CHUNK < other_count[at]:
             return at
         _compact(g, k, records_max, threshold, head, tail, count, ordered, pool, chain, free)
-        held = _read(g, head, count, pool, chain)
-        out = np.empty(count[g] + other_count[at], CANDIDATE)
+        held, out = np.empty(count[g], CANDIDATE), np.empty(count[g] + other_count[at], CANDIDATE)
+        _read(g, head, count, pool, chain, held, 0)
         lower = min(threshold[g], other_threshold[at])
         ordered[g], threshold[g] = _union(held, other[begin:end], k, records_max, lower, out)
         _write(g, out, ordered[g], head, tail, count, pool, chain, free)
