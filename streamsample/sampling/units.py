@@ -29,9 +29,11 @@ def hashes_of(ids: Ids, seed: int) -> NDArray[np.uint64]:
     Text is hashed as UTF-8, an integer as its eight little-endian bytes: 7 and "7" are different ids. Raises TypeError
     for other types, ValueError for a null.
     """
-    if not isinstance(ids, Spans | np.ndarray):
-        ids = list(ids)
-        if ids and all(isinstance(item, int | np.integer) for item in ids):
+    if isinstance(ids, range):
+        ids = np.arange(ids.start, ids.stop, ids.step)
+    elif not isinstance(ids, Spans | np.ndarray):
+        ids = np.asarray(ids) if hasattr(ids, "__array__") else list(ids)
+        if isinstance(ids, list) and ids and all(isinstance(item, int | np.integer) for item in ids):
             ids = np.array(ids, np.int64)
     if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
         return hash64_of_integers(ids.astype(np.int64, copy=False), seed)

@@ -51,14 +51,14 @@ def test_b15_draws_are_independent() -> None:
 
 
 def test_b15_hansen_hurwitz_is_unbiased_and_its_intervals_cover() -> None:
-    """4,000 samples of 100 draws from 300 records: |z| < 4; coverage within 4 standard errors of 95 %."""
+    """3,000 samples of 100 draws from 300 records: |z| < 4; coverage within 4 standard errors of 95 %."""
     rng = np.random.default_rng(3)
     x = rng.gamma(4, 1, 300)
     weight = x * rng.uniform(0.5, 1.5, 300)
     subset = np.arange(300) % 4 > 0
-    values, covered = np.empty((4_000, 2)), np.empty((4_000, 2))
+    values, covered = np.empty((3_000, 2)), np.empty((3_000, 2))
     truth = np.array([x.sum(), x[subset].sum()])
-    for seed in range(4_000):
+    for seed in range(3_000):
         draws = WithReplacement(k=100, seed=seed)
         draws.update(range(300), weight)
         sample = draws.sample()
@@ -67,7 +67,7 @@ def test_b15_hansen_hurwitz_is_unbiased_and_its_intervals_cover() -> None:
         for at, found in enumerate((total(sample, y), total(sample, y, subset[sample.position]))):
             values[seed, at], covered[seed, at] = found.value, found.low <= truth[at] <= found.high
     assert (np.abs(z_scores(values, truth)) < 4).all()
-    assert (np.abs(covered.mean(axis=0) - 0.95) < 0.015).all()
+    assert (np.abs(covered.mean(axis=0) - 0.95) < 0.016).all()
 
 
 def test_b15_the_weight_is_mw_over_kw() -> None:
