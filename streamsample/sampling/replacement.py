@@ -72,10 +72,9 @@ class WithReplacement:
 
     def sample(self) -> Sample:
         """The records that were drawn, each once, with its number of draws."""
-        records, draws = np.unique(self._draws[np.isfinite(self._draws["rank"])], return_counts=True)
-        _, first, of = np.unique(records[["source", "position"]], return_index=True, return_inverse=True)
-        draws = np.bincount(of, draws, len(first)).astype(np.int64)
-        records = records[first]
+        drawn = self._draws[np.isfinite(self._draws["rank"])]
+        _, first, draws = np.unique(drawn[["source", "position"]], return_index=True, return_counts=True)
+        records = drawn[first]
         w, whole = records["weight"], float(self._totals.sum_of(0, 0))
         m = len(records)
         with np.errstate(divide="ignore"):
