@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import Work, run_to_the_end
-from benchmarks.processes import Failed, Stopwatch, call
+from benchmarks.loops import run_loop
+from benchmarks.processes import Failed, call
 from benchmarks.results import Figure, Target
 from benchmarks.settings import Settings, in_turn, round_of
 
@@ -74,48 +76,12 @@ def _run(settings: Settings, number: int) -> Work:
 
 def loop(servers: str, topic: str, records: int) -> dict[str, float]:
     """The same work, record by record: decode, decide by a hash of the id, write 1 %, commit once a second."""
-    import io
-    import time
-
-    import fastavro
     import xxhash
-    from kafka import KafkaConsumer, KafkaProducer
-    from kafka.structs import OffsetAndMetadata
 
-    from benchmarks.data import IMPRESSION
+    rates = {"IS": 0.05}
 
-    schema = fastavro.parse_schema(IMPRESSION)
-    consumer: Any = KafkaConsumer(
-        topic, bootstrap_servers=servers, group_id="bench-sample-loop", auto_offset_reset="earliest",
-        enable_auto_commit=False, isolation_level="read_committed",
-    )  # fmt: skip
-    producer: Any = KafkaProducer(
-        bootstrap_servers=servers, transactional_id="bench-sample-loop", compression_type="lz4", linger_ms=20
-    )
-    producer.init_transactions()
-    while not consumer.assignment():
-        consumer.poll(timeout_ms=100, max_records=1)
-    consumer.seek_to_beginning()
-    watch, read, rates = Stopwatch(), 0, {"IS": 0.05}
-    producer.begin_transaction()
-    committed = time.monotonic()
-    while read < records:
-        positions = {}
-        for partition, found in consumer.poll(timeout_ms=1000, max_records=2000).items():
-            for record in found:
-                event = fastavro.schemaless_reader(io.BytesIO(record.value), schema)
-                u = (xxhash.xxh64_intdigest(event["impression_id"].encode(), 7) + 0.5) / 2**64
-                if u < rates.get(event["country"], 0.01):
-                    producer.send("bench-sample-loop.out", key=record.key, value=record.value)
-            read += len(found)
-            positions[partition] = OffsetAndMetadata(found[-1].offset + 1, "", -1)
-        producer.send_offsets_to_transaction(positions, consumer.group_metadata())
-        if time.monotonic() - committed > 1 or read >= records:
-            producer.commit_transaction()
-            producer.begin_transaction()
-            committed = time.monotonic()
-    figures = watch.figures(read)
-    producer.abort_transaction()
-    producer.close()
-    consumer.close(autocommit=False)
-    return figures
+    def decide(event: dict[str, Any], key: bytes, value: bytes) -> Iterable[tuple[bytes, bytes]]:
+        u = (xxhash.xxh64_intdigest(event["impression_id"].encode(), 7) + 0.5) / 2**64
+        return [(key, value)] if u < rates.get(event["country"], 0.01) else ()
+
+    return run_loop(servers, topic, "bench-sample-loop", records, decide)

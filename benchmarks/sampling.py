@@ -102,7 +102,7 @@ def strata(records: int) -> dict[str, float]:
     import numpy as np
 
     from streamsample.sampling import StratifiedReservoir
-    from streamsample.sampling.bottom_k_kernels import CANDIDATE
+    from streamsample.sampling.candidate import CANDIDATE
 
     names = np.char.add("stratum ", np.arange(STRATA).astype(str)).astype("S")
     reservoir, seconds = StratifiedReservoir(STRATUM_K, _SEED, strata=names.astype(str).tolist(), others=1), 0.0

@@ -1,0 +1,120 @@
+"""A whole job that draws reservoirs per window and stratum, exactly once, beside a loop with heaps."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.jobs import Work, run_to_the_end
+from benchmarks.loops import run_loop
+from benchmarks.processes import Failed, call
+from benchmarks.results import Figure, Target
+from benchmarks.settings import Settings, in_turn, round_of
+
+LOOP = "loop over kafka-python and fastavro, heaps"
+PUBLISHED = {
+    # Records/s and CPU seconds per million records of stratified reservoirs and a weighted one in one pass: see
+    # docs/performance.md.
+    "Flink": (350_000, 10.0),
+    "Kafka Streams": (165_000, None),
+    "loop over librdkafka": (110_000, None),
+}
+K, WINDOW_MS, SPAN_MS = 1_000, 200_000, 600_000
+_TOPIC = "bench.windows"
+_DESIGNS = {"reservoirs": "design: reservoir", "weighted reservoirs": "design: weighted, weight: price"}
+_JOB = """\
+job: {name}
+kafka: {{bootstrap_servers: "{servers}"}}
+start: earliest
+input:
+  topic: {topic}
+  format: avro
+  schema_file: impression.avsc
+  id: impression_id
+  time: {{field: served_at, unit: ms}}
+sample: {{{design}, k: 1000, window: 200s, by: device, strata: [phone, tablet, desktop, tv], scope: partition, seed: 7}}
+output: {{topic: {name}.out}}
+metrics: {{port: 0}}
+state: {{directory: {name}}}
+"""
+
+
+def measure(settings: Settings) -> list[Figure]:
+    """The jobs read `records`, the loop a part of them."""
+    settings.say(f"windows: writing {settings.records:,} records")
+    call(
+        "data:write_impressions",
+        servers=settings.servers,
+        topic=_TOPIC,
+        records=settings.records,
+        codec="lz4",
+        span_ms=SPAN_MS,
+    )
+    names = [f"bench-windows-{number}" for number in range(len(_DESIGNS) * settings.rounds)]
+    call("data:make_outputs", servers=settings.servers, topics=["bench-windows-loop.out", *(f"{n}.out" for n in names)])
+    call("data:write_schemas", folder=str(settings.folder))
+    works = {design: [_run(settings, names.pop(), design) for _ in range(settings.rounds)] for design in _DESIGNS}
+    count = min(settings.records, settings.slow_records)
+    [loop] = in_turn(
+        max(1, settings.rounds // 2),
+        lambda: round_of(*call("windows:loop", servers=settings.servers, topic=_TOPIC, records=count)),
+    )
+    figures, million = [], settings.records / 1e6
+    for design, found in works.items():
+        rate = statistics.median(settings.records / work.working_seconds for work in found)
+        cpu = statistics.median(work.working_cpu_seconds / million for work in found)
+        peak = max(work.peak_bytes for work in found) / 2**20
+        bounds = Target("value", ">=", 1_500_000), Target("value", "<=", 1.2)
+        figures += [
+            Figure(f"{design}, from ready to end", rate, "records/s", LOOP, loop.rate, bounds[0]),
+            Figure(f"{design}: CPU from ready to end", cpu, "CPU s/M records", LOOP, loop.cpu_per_million, bounds[1]),
+            Figure(f"{design}: peak memory", peak, "MiB", LOOP, loop.peak_mib),
+        ]
+        for name, (published, cpu_published) in PUBLISHED.items():
+            reference = f"{name}, published"
+            figures.append(Figure(f"{design}, from ready to end", rate, "records/s", reference, published))
+            if cpu_published is not None:
+                what = f"{design}: CPU from ready to end"
+                figures.append(Figure(what, cpu, "CPU s/M records", reference, cpu_published))
+    return figures
+
+
+def _run(settings: Settings, name: str, design: str) -> Work:
+    job_file = Path(settings.folder, f"{name}.yaml")
+    job_file.write_text(_JOB.format(name=name, servers=settings.servers, topic=_TOPIC, design=_DESIGNS[design]))
+    work = run_to_the_end(job_file)
+    settings.say(
+        f"windows: {design}: read {work.ended.read:,}, wrote {work.ended.wrote:,} in {work.working_seconds:.2f} s "
+        f"({work.whole_seconds:.2f} s with its start)"
+    )
+    # Two of the three windows have closed, the last one's candidates are open.
+    closed = 2 * 4 * 4 * K
+    if settings.records >= 1_000_000 and (work.ended.read, work.ended.wrote) != (settings.records, closed):
+        raise Failed(f"the job is wrong, however fast: {work.ended}, expected {closed} records")
+    return work
+
+
+def loop(servers: str, topic: str, records: int) -> dict[str, float]:
+    """The same work, record by record: a heap of k for each window and stratum, written when the next one begins."""
+    import heapq
+
+    import xxhash
+
+    heaps: dict[tuple[int, str], list[tuple[float, bytes, bytes]]] = {}
+
+    def decide(event: dict[str, Any], key: bytes, value: bytes) -> Iterable[tuple[bytes, bytes]]:
+        window = int(event["served_at"].timestamp() * 1000) // WINDOW_MS
+        u = (xxhash.xxh64_intdigest(event["impression_id"].encode(), 7) + 0.5) / 2**64
+        heap = heaps.setdefault((window, event["device"]), [])
+        if len(heap) < K:
+            heapq.heappush(heap, (-u, key, value))
+        elif -u > heap[0][0]:
+            heapq.heapreplace(heap, (-u, key, value))
+        if len(heap) > 1:
+            return ()
+        closed = [place for place in heaps if place[0] < window - 1]
+        return [(key, value) for place in closed for _, key, value in heaps.pop(place)]
+
+    return run_loop(servers, topic, "bench-windows-loop", records, decide)
