@@ -60,7 +60,8 @@ def _load_kernels(job: Job | None = None) -> None:
     from streamsample.runtime.warmup import FORMATS, load_kernels
 
     formats = FORMATS.keys() if job is None else {job.input.format, *(each.format for each in job.feedback.values())}
-    load_kernels(lambda words: err.print(words, style="dim"), formats)
+    windows = job is None or (job.sample is not None and job.sample.windowed)
+    load_kernels(lambda words: err.print(words, style="dim"), formats, windows=windows)
 
 
 def _version(wanted: bool) -> None:

@@ -21,7 +21,7 @@ TEXTS = [
     if path.is_file() and path.suffix not in (".pyc", ".nbi", ".nbc", ".png", ".bin", ".lock") and path.name != ".git"
 ]
 
-BASE = {"records", "errors", "clock", "kernels", "hashing"}
+BASE = {"records", "errors", "clock", "kernels", "hashing", "gather"}
 LAYERS: dict[str, set[str]] = {
     # What a room may import beside itself.
     **dict.fromkeys(BASE, BASE),

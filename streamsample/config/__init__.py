@@ -17,7 +17,6 @@ from streamsample.config.models import (
     Metrics,
     Output,
     Rule,
-    Sample,
     Section,
     Source,
     Split,
@@ -26,6 +25,7 @@ from streamsample.config.models import (
     Time,
 )
 from streamsample.config.reference import json_schema
+from streamsample.config.sample import Sample
 from streamsample.config.values import SchemaFile
 
 __all__ = [

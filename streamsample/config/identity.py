@@ -40,6 +40,7 @@ def content(job: Job) -> dict[str, Any]:
             "rates": sorted(sample.rates_by_stratum.items()),
             "unit": sample.unit or job.input.id,
             "seed": sample.seed,
+            **_windows(job),
         },
         "feedback": {
             name: {
@@ -96,6 +97,25 @@ def shape(job: Job) -> dict[str, Any]:
             [name, target.type, [[rule.feedback, rule.field, rule.take] for rule in target.rules]]
             for name, target in job.targets.items()
         ],
+        # The candidates of an open window are those of this design, and no other's.
+        **({"windows": content(job)["sample"]} if _windows(job) else {}),
+    }
+
+
+def _windows(job: Job) -> dict[str, Any]:
+    """What decides a sample of fixed size; nothing in other designs."""
+    sample = job.sample
+    if sample is None or not sample.windowed:
+        return {}
+    return {
+        "k": sample.k,
+        "window": sample.window_ms,
+        "weight": sample.weight,
+        "method": sample.method if sample.weight else None,
+        "half_life": sample.half_life_ms,
+        "strata": sample.strata,
+        "others": job.limits.strata_max if sample.by else None,
+        "scope": sample.scope,
     }
 
 

@@ -21,7 +21,6 @@ from streamsample.config.models import (
     Limits,
     Metrics,
     Output,
-    Sample,
     Section,
     Source,
     Split,
@@ -29,6 +28,7 @@ from streamsample.config.models import (
     Target,
 )
 from streamsample.config.problems import KeyPath, Problem, listed, nearest
+from streamsample.config.sample import Sample
 from streamsample.config.units import format_duration
 from streamsample.config.values import Duration, JobName, Name, PositiveDuration, Start
 
@@ -85,8 +85,9 @@ class Job(Section):
 
     @property
     def largest_window_ms(self) -> int:
-        """The longest feedback window; 0 without targets."""
-        return max((target.window_ms for target in self.targets.values()), default=0)
+        """The longest window, of feedback or of a sample; 0 without any."""
+        sampled = self.sample.window_ms if self.sample is not None else None
+        return max((target.window_ms for target in self.targets.values()), default=sampled or 0)
 
     @property
     def max_ahead_ms(self) -> int:
@@ -97,8 +98,8 @@ class Job(Section):
 
     @property
     def closes_after_ms(self) -> int:
-        """How far the watermark must pass a prediction's time until all its targets are settled."""
-        return self.largest_window_ms + self.grace_ms if self.targets else 0
+        """How far the watermark must pass a prediction's time until all its windows are closed."""
+        return self.largest_window_ms + self.grace_ms if self.largest_window_ms else 0
 
     @property
     def retention_ms_min(self) -> int:
@@ -143,6 +144,7 @@ class Job(Section):
 
     def problems(self) -> Iterator[Problem]:
         yield from name_problems(self)
+        yield from sample_problems(self)
         yield from topic_problems(self)
         yield from schema_id_problems(self)
         yield from time_problems(self)
@@ -175,6 +177,14 @@ def name_problems(job: Job) -> Iterator[Problem]:
         if name not in used:
             remedy = f"remove it, or name it in a target's rules: {{from: {name}, ...}}"
             yield Problem(("feedback", name), "no target uses it", remedy, at_key=True)
+
+
+def sample_problems(job: Job) -> Iterator[Problem]:
+    """What a design can be combined with."""
+    if job.sample is not None and job.sample.windowed and job.targets:
+        what = f"not yet: a {job.sample.design} sample of labelled records"
+        remedy = "give a rate, or leave the targets out and sample the training records in a job of their own"
+        yield Problem(("sample", "design"), what, remedy, not_yet=True)
 
 
 def topic_problems(job: Job) -> Iterator[Problem]:
@@ -278,6 +288,8 @@ def _input_fields(job: Job, fields: AvroFields) -> Iterator[Problem]:
             yield from fields.check(field, path, "stratum")
         if job.sample.unit is not None:
             yield from fields.check(job.sample.unit, ("sample", "unit"), "identity")
+        if job.sample.weight is not None:
+            yield from fields.check(job.sample.weight, ("sample", "weight"), "double")
     if job.split is not None and job.split.by is not None:
         yield from fields.check(job.split.by, ("split", "by"), "identity")
     if job.features is not None:
@@ -297,6 +309,7 @@ def _label_fields(job: Job, feedback: str, fields: AvroFields) -> Iterator[Probl
 
 NEEDS = {
     name_problems: ("feedback", "targets"),
+    sample_problems: ("sample", "targets"),
     topic_problems: ("job", "input", "feedback", "output", "dead_letters", "changelog"),
     schema_id_problems: ("input", "output"),
     time_problems: ("max_future", "commit_interval"),

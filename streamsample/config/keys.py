@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from streamsample.config.job import Job
 from streamsample.config.models import Section
-from streamsample.config.problems import KeyPath, nearest
+from streamsample.config.problems import KeyPath, listed, nearest
 from streamsample.config.units import format_duration, format_size
 from streamsample.config.values import Kind
 
@@ -100,12 +100,12 @@ def known_keys(path: KeyPath) -> list[str]:
 
 
 def elsewhere(key: str) -> str | None:
-    """Where a key, or the one that it is a slip for, belongs, if exactly one place has it."""
+    """Where a key, or the one that it is a slip for, belongs, if one or two places have it."""
     places: dict[str, list[str]] = {}
     for known in walk():
         places.setdefault(known.path.rpartition(".")[2], []).append(known.path)
     found = places.get(key) or places.get(nearest(key, places) or "", [])
-    return found[0] if len(found) == 1 else None
+    return listed(found, "or") if 0 < len(found) <= 2 else None
 
 
 def _kind(annotation: Any, metadata: list[Any]) -> str:

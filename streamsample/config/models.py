@@ -16,7 +16,6 @@ from streamsample.config.values import (
     Duration,
     FieldNames,
     FieldPath,
-    FieldPaths,
     IfSilent,
     Kind,
     Label,
@@ -24,8 +23,6 @@ from streamsample.config.values import (
     Name,
     Port,
     PositiveDuration,
-    Rate,
-    Rates,
     Ratio,
     Replication,
     Schema,
@@ -250,63 +247,6 @@ class Feedback(Source):
     )
 
 
-class Sample(Section):
-    """Which predictions are kept."""
-
-    design: Literal["simple", "stratified"] = Field(description="`simple`: one rate; `stratified`: a rate per stratum")
-    rate: Rate = Field(description="the share that is kept; with strata: of those that `rates` does not name")
-    by: FieldPaths | None = Field(None, description="the field or fields whose values make the strata")
-    rates: Rates = Field(
-        {}, description="shares of single strata, 0 to 1; with several fields in `by` one level of mapping for each"
-    )
-    unit: FieldPath | None = Field(
-        None, description="the field whose records are kept or dropped together; default: the id"
-    )
-    seed: Seed = Field(0, description="another seed draws another sample")
-
-    @property
-    def rates_by_stratum(self) -> dict[tuple[str, ...], float]:
-        """The rates that are given, by the values of the fields in `by`, as text."""
-        return dict(_leaves(self.rates, ()))
-
-    @property
-    def rate_max(self) -> float:
-        """The largest rate: what no stratum can exceed."""
-        return max([self.rate, *self.rates_by_stratum.values()])
-
-    def problems(self) -> Iterator[Problem]:
-        if self.design == "simple":
-            for key, given in (("by", self.by), ("rates", self.rates)):
-                if given:
-                    yield Problem((key,), "has no meaning in a simple sample", "set design: stratified", at_key=True)
-            return
-        if self.by is None:
-            yield Problem((), "a stratified sample needs strata", "set by: <field>, or a list of fields")
-            return
-        yield from _depth_problems(self.rates, ("rates",), self.by)
-
-
-def _leaves(rates: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
-    for key, value in rates.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*above, key))
-        else:
-            yield (*above, key), value
-
-
-def _depth_problems(rates: Any, path: KeyPath, by: tuple[str, ...]) -> Iterator[Problem]:
-    """One level of mapping for each field in `by`, then a number."""
-    if not by:
-        if isinstance(rates, Mapping):
-            yield Problem(path, "must be a number, found a mapping", "one level for each field in by")
-    elif not isinstance(rates, Mapping):
-        remedy = "one level for each field in by"
-        yield Problem(path, f"must be a mapping by {', then '.join(by)}, found {show(rates)}", remedy)
-    else:
-        for key, value in rates.items():
-            yield from _depth_problems(value, (*path, key), by[1:])
-
-
 class Rule(Section):
     """How one feedback labels."""
 
@@ -447,6 +387,10 @@ class Limits(Section):
     )
     waiting_max: Limit = Field(
         5_000_000, description="feedback that waits for its prediction; more is dropped, and counted"
+    )
+    windows_max: Limit = Field(10_000, description="windows of samples that are open; more stop the job")
+    strata_max: Limit = Field(
+        1_000, description="places that the strata of a windowed sample share which `sample.strata` does not name"
     )
     ahead_bytes_max: Size = Field(
         64 << 20, description="bytes that a partition may be read ahead of the slowest before it is paused"

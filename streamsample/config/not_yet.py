@@ -46,11 +46,11 @@ def _is_mapping(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-_DESIGNS = "this version has simple and stratified, by rate"
+_DESIGNS = "this version has simple, stratified, reservoir, weighted and recency"
 _EXPRESSION = NotYet("expressions", "name a field")
 _ONE_RULE = "this version takes one rule of one feedback per target"
 _LATER_DESIGN = (
-    *("k", "size", "count", "target_count", "window", "every", "weight", "weights", "half_life", "decay", "bins"),
+    *("size", "count", "target_count", "every", "weights", "decay", "bins"),
     *("allocation", "minimum", "multilabel", "proposal", "replacement", "order", "quota", "budget", "hops", "seeds"),
 )
 
@@ -100,19 +100,18 @@ _TABLE: dict[str, NotYet] = {
         "this design",
         _DESIGNS,
         _is(
-            "reservoir",
-            "weighted",
             "importance",
             "convenience",
             "quota",
             "judgment",
             "judgement",
             "snowball",
-            "recency",
         ),
         whole_section=True,
     ),
-    "sample.scope": NotYet("windowed samples (scope)", _DESIGNS),
+    "sample.scope": NotYet(
+        "a sample across partitions (scope)", "scope: partition draws k from each partition", _is("global")
+    ),
     "sample.where": _SOURCE["where"],
     "sample.after": NotYet("sampling after the labels", "sampling by rate is done before them"),
     "sample.by": NotYet("strata by expression", "name a field, or a list of fields", _is_mapping),

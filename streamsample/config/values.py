@@ -235,6 +235,20 @@ def _field_paths(value: Any) -> tuple[str, ...]:
     return (_field_path(value),)
 
 
+def _strata(value: Any) -> tuple[str, ...]:
+    """A list of strata by name."""
+    if not isinstance(value, list | tuple) or not value:
+        raise Wrong("must be a list of strata, not empty")
+    for item in value:
+        if isinstance(item, bool) or not isinstance(item, str | int):
+            raise Wrong(f"has something that is not the name of a stratum: {show(item)}")
+    names = tuple(str(item) for item in value)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise Wrong(f"names {show(twice)} twice")
+    return names
+
+
 def _field_names(value: Any) -> tuple[str, ...]:
     """A list of top-level fields."""
     if isinstance(value, str):
@@ -411,6 +425,9 @@ FieldPaths: TypeAlias = Annotated[
 ]
 FieldNames: TypeAlias = Annotated[
     tuple[str, ...], PlainValidator(_field_names), WithJsonSchema(_FIELD_LIST), Kind("list of top-level fields")
+]
+Strata: TypeAlias = Annotated[
+    tuple[str, ...], PlainValidator(_strata), WithJsonSchema(_FIELD_LIST), Kind("list of strata")
 ]
 Directory: TypeAlias = Annotated[Path, PlainValidator(_directory), WithJsonSchema({"type": "string"}), Kind("path")]
 Schema: TypeAlias = Annotated[

@@ -8,7 +8,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from streamsample.kernels import I32, I64, I64_OUT, U8, U8_OUT, borrow, copy_bytes, copy_from_address, kernel
+from streamsample.gather import room_for
+from streamsample.kernels import I32, I64, U8, U8_OUT, borrow, copy_bytes, copy_from_address, kernel
 from streamsample.labels.tables import ROW_TABLE, RowTable
 from streamsample.records import Bytes, Int32s, Int64s, Spans
 
@@ -42,14 +43,6 @@ def gather_addresses(address, size, out_start, out):  # type: ignore[no-untyped-
     for i in range(len(address)):
         if size[i] > 0:
             copy_from_address(out, out_start[i], address[i], np.int64(size[i]))
-
-
-@kernel(types.void(U8, I64, I32, I64, U8_OUT))
-def gather(source, place, size, out_start, out):  # type: ignore[no-untyped-def]
-    """Copy byte strings from their places in `source` to their places in `out`."""
-    for i in range(len(place)):
-        if size[i] > 0:
-            copy_bytes(out, out_start[i], source, place[i], np.int64(size[i]))
 
 
 class Segment:
@@ -91,29 +84,6 @@ class Segment:
         """Forget all payload."""
         self._chunks = []
         self._at = self.bytes_used = 0
-
-
-@kernel(types.int64(I32, I64_OUT))
-def starts_when_packed(size, start):  # type: ignore[no-untyped-def]
-    """Where byte strings of these sizes start when they lie one behind the other, and where the last one ends."""
-    at = np.int64(0)
-    for i in range(len(size)):
-        start[i] = at
-        at += np.int64(max(size[i], 0))
-    return at
-
-
-def room_for(size: Int32s) -> tuple[Int64s, Bytes]:
-    """Where byte strings of these sizes start when packed, and the buffer for them."""
-    start = np.empty(len(size), np.int64)
-    return start, np.empty(starts_when_packed(size, start), np.uint8)
-
-
-def packed(source: Bytes, place: Int64s, size: Int32s) -> Spans:
-    """Byte strings in a buffer of their own, in order, without gaps."""
-    start, out = room_for(size)
-    gather(source, place, size, start, out)
-    return Spans(out, start, size)
 
 
 def packed_addresses(address: Int64s, size: Int32s) -> Spans:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from streamsample.gather import packed
 from streamsample.labels import ledger as books
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.matches import Matches, choose_and_free
 from streamsample.labels.results import FeedbackUsed, Settled, TargetColumns
 from streamsample.labels.rows import Rows
-from streamsample.labels.segments import packed, packed_addresses
+from streamsample.labels.segments import packed_addresses
 from streamsample.labels.settings import JoinSettings
 from streamsample.labels.tables import OPEN_ROWS, ChosenOut, UsedOut
 from streamsample.records import Bools, Int64s

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamsample.errors import StateError
+from streamsample.gather import packed
 from streamsample.labels.delta import Delta, MatchColumns, RowColumns, WaitingColumns
 from streamsample.labels.ledger import FEEDBACK_IN, OPEN, ROWS_IN, WAITING, Ledger
 from streamsample.labels.matches import Matches
 from streamsample.labels.rows import Rows
-from streamsample.labels.segments import packed, packed_addresses
+from streamsample.labels.segments import packed_addresses
 from streamsample.labels.settings import JoinSettings
 from streamsample.labels.tables import LOGGED, FeedbackBatch, Times
 from streamsample.labels.waiting import Waiting

@@ -6,6 +6,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from streamsample.gather import gather
 from streamsample.kernels import I32, I64, I64_OUT, copy_bytes, inline, kernel
 from streamsample.labels.index import (
     clear_slot,
@@ -17,7 +18,6 @@ from streamsample.labels.index import (
     with_room,
 )
 from streamsample.labels.runs import SortedRuns
-from streamsample.labels.segments import gather
 from streamsample.labels.tables import (
     FEEDBACK_BATCH,
     IDS_LIVE,

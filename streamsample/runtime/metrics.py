@@ -91,7 +91,10 @@ class Metrics:
 
     def _standing(self) -> None:
         """How things stand: state, time, lag."""
-        self.open_rows = self._gauge("open_rows", "Predictions whose windows are open.")
+        self.open_rows = self._gauge(
+            "open_rows", "Predictions whose windows are open; of a windowed sample, its candidates."
+        )
+        self.open_windows = self._gauge("open_windows", "Windows of samples that are open, counted by task.")
         self.held_rows = self._gauge(
             "held_rows", "Predictions in memory, those within late_horizon after their close included."
         )

@@ -8,14 +8,16 @@ from typing import Protocol
 
 import numpy as np
 
-from streamsample.config import Feedback, Input, Job, Rule, Target
+from streamsample.config import Feedback, Input, Job, Rule, Sample, Target
 from streamsample.formats.projection import Field, Projection, Projector
 from streamsample.formats.training import SamplingSpec, TargetSpec, TrainingColumns, TrainingSpec
 from streamsample.labels import JoinSettings, Limits, TargetRule, bits_of
 from streamsample.records import Bools, Int64s, Spans
 from streamsample.runtime.source import Source, TimeField
 from streamsample.sampling import RateDesign, SimpleRate, Split, StratifiedRate
+from streamsample.sampling.ranks import Law
 from streamsample.sampling.stratified import stratum_of
+from streamsample.sampling.window_columns import WindowSettings
 
 
 class Encoder(Protocol):
@@ -67,10 +69,9 @@ class FeedbackPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
-    """How predictions are sampled. unit None: by the id. by: the fields of the strata, empty without strata."""
+class Units:
+    """What is sampled. unit None: by the id. by: the fields of the strata, empty without strata."""
 
-    design: RateDesign
     unit: str | None
     by: tuple[str, ...]
 
@@ -84,6 +85,25 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """A design that decides on each prediction as it comes."""
+
+    design: RateDesign
+    units: Units
+
+
+@dataclass(frozen=True, slots=True)
+class WindowDraw:
+    """A design of fixed size per window. weight: the field that is the weight, None without."""
+
+    name: str
+    seed: int
+    settings: WindowSettings
+    units: Units
+    weight: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class SplitPlan:
     """How records are split. by None: by the id."""
 
@@ -93,16 +113,24 @@ class SplitPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that a worker needs of a job, made once and shared by its tasks. join None: the job only samples."""
+    """Everything that a worker needs of a job, made once and shared by its tasks. join None: the job only samples;
+    draw and windows: at most one of them.
+    """
 
     job: Job
     input: Source
     feedback: tuple[FeedbackPlan, ...]
     join: JoinSettings | None
     draw: Draw | None
+    windows: WindowDraw | None
     split: SplitPlan | None
     spec: TrainingSpec
     encoder: Encoder
+
+    @property
+    def closes(self) -> bool:
+        """Whether there are windows, of feedback or of a sample, that the watermark closes."""
+        return self.join is not None or self.windows is not None
 
     @property
     def sources(self) -> Mapping[str, Source]:
@@ -118,8 +146,9 @@ class Plan:
 def plan_of(job: Job) -> Plan:
     """Build the plan of a job. Raises ConfigurationError where the job file does not fit the schemas."""
     feedback_names = tuple(job.feedback)
-    draw, split = _draw(job), _split(job)
-    input_source = _source(job, "input", job.input, job.input.id, _input_fields(job, draw, split))
+    draw, windows, split = _draw(job), _windows(job), _split(job)
+    drawn = draw or windows
+    input_source = _source(job, "input", job.input, job.input.id, _input_fields(job, drawn, split))
     feedback = tuple(_feedback(job, name, item) for name, item in job.feedback.items())
     spec = TrainingSpec(
         job=job.name,
@@ -129,7 +158,7 @@ def plan_of(job: Job) -> Plan:
         feedback=feedback_names,
         feedback_topics=tuple(item.source.topic for item in feedback),
         splits=split.split.names if split else (),
-        sampling=SamplingSpec(draw.design.name, draw.design.seed) if draw else None,
+        sampling=SamplingSpec(job.sample.design, job.sample.seed) if job.sample else None,
     )
     return Plan(
         job=job,
@@ -137,6 +166,7 @@ def plan_of(job: Job) -> Plan:
         feedback=feedback,
         join=_join(job, feedback_names) if job.targets else None,
         draw=draw,
+        windows=windows,
         split=split,
         spec=spec,
         encoder=_encoder(job, input_source, spec),
@@ -145,13 +175,36 @@ def plan_of(job: Job) -> Plan:
 
 def _draw(job: Job) -> Draw | None:
     sample = job.sample
-    if sample is None:
+    if sample is None or sample.rate is None:
         return None
+    units = Units(sample.unit, sample.by or ())
     if sample.design == "simple":
-        return Draw(SimpleRate(sample.rate, sample.seed), sample.unit, ())
-    by = tuple(sample.by or ())
+        return Draw(SimpleRate(sample.rate, sample.seed), units)
     names = {stratum_name(values): rate for values, rate in sample.rates_by_stratum.items()}
-    return Draw(StratifiedRate(sample.rate, names, sample.seed), sample.unit, by)
+    return Draw(StratifiedRate(sample.rate, names, sample.seed), units)
+
+
+def _law(sample: Sample) -> Law:
+    if sample.design == "recency":
+        return "decayed"
+    return "uniform" if sample.design == "reservoir" else sample.method
+
+
+def _windows(job: Job) -> WindowDraw | None:
+    sample = job.sample
+    if sample is None or sample.k is None or sample.window_ms is None:
+        return None
+    settings = WindowSettings(
+        k=sample.k,
+        law=_law(sample),
+        half_life_ms=sample.half_life_ms,
+        window_ms=sample.window_ms,
+        grace_ms=job.grace_ms,
+        strata=sample.strata,
+        others=job.limits.strata_max if sample.by else 0,
+        windows_max=job.limits.windows_max,
+    )
+    return WindowDraw(sample.design, sample.seed, settings, Units(sample.unit, sample.by or ()), sample.weight)
 
 
 def stratum_name(values: tuple[str, ...]) -> str:
@@ -164,13 +217,15 @@ def _split(job: Job) -> SplitPlan | None:
     return None if job.split is None else SplitPlan(Split(job.split.shares, job.split.seed), job.split.by)
 
 
-def _input_fields(job: Job, draw: Draw | None, split: SplitPlan | None) -> list[Field]:
+def _input_fields(job: Job, drawn: Draw | WindowDraw | None, split: SplitPlan | None) -> list[Field]:
     paths = [job.input.id]
-    if draw is not None:
-        paths += [draw.unit, *draw.by]
+    if drawn is not None:
+        paths += [drawn.units.unit, *drawn.units.by]
     if split is not None:
         paths.append(split.by)
-    return [Field(path, "text") for path in paths if path is not None]
+    weight = drawn.weight if isinstance(drawn, WindowDraw) else None
+    numbers = [] if weight is None else [Field(weight, "number")]
+    return [Field(path, "text") for path in paths if path is not None] + numbers
 
 
 def _source(job: Job, role: str, item: Input | Feedback, id_path: str | None, fields: list[Field]) -> Source:

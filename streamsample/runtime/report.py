@@ -121,13 +121,18 @@ class Report:
         metrics, progress = self._metrics, self.progress
         joins = [task.join for task in tasks.values() if task.join is not None]
         counts = [join.counts() for join in joins]
-        progress.open_rows = sum(count.open_rows for count in counts)
+        samples = [task.windows for task in tasks.values() if task.windows is not None]
+        candidates = sum(sample.held for sample in samples)
+        progress.open_rows = sum(count.open_rows for count in counts) + candidates
         progress.lag = sum(lags.values())
         progress.restoring, progress.tasks = restoring, len(tasks) + restoring
         metrics.open_rows.set(progress.open_rows)
-        metrics.held_rows.set(sum(count.held_rows for count in counts))
+        metrics.open_windows.set(sum(sample.open_windows for sample in samples))
+        metrics.held_rows.set(sum(count.held_rows for count in counts) + candidates)
         metrics.waiting.set(sum(count.waiting for count in counts))
-        metrics.state_bytes.set(sum(join.state_bytes() for join in joins))
+        metrics.state_bytes.set(
+            sum(join.state_bytes() for join in joins) + sum(sample.bytes_used() for sample in samples)
+        )
         metrics.changelog_bytes.set(sum(task.log.size_bytes for task in tasks.values()))
         metrics.tasks.set(progress.tasks)
         for topic, lag in lags.items():
@@ -179,8 +184,8 @@ class Report:
             metrics.idle.inc(count)
         elif kind == "tombstones":
             metrics.tombstones.labels(*labels).inc(count)
-        elif kind == "sampled" and self._plan.draw is not None:
-            metrics.sampled.labels(self._plan.draw.design.name, *labels).inc(count)
+        elif kind == "sampled" and self._plan.spec.sampling is not None:
+            metrics.sampled.labels(self._plan.spec.sampling.design, *labels).inc(count)
 
 
 def totals_of(task: Task) -> Totals:

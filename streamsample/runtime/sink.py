@@ -13,12 +13,12 @@ from streamsample.kafka.crash import crash_point
 from streamsample.kafka.producer import TransactionalProducer
 from streamsample.kafka.topics import TopicAdmin
 from streamsample.kafka.transaction import CommitResult, Positions, ProducerSettings
-from streamsample.labels.delta import Delta
 from streamsample.records import RecordBatch, TopicPartition
 from streamsample.runtime.dead_letters import DeadLetterLimit, letters_of
 from streamsample.runtime.plan import Plan
 from streamsample.runtime.preflight import Cluster
 from streamsample.runtime.report import Totals, Uncommitted, totals_of
+from streamsample.runtime.state import Logged
 from streamsample.runtime.task import Task
 
 
@@ -28,7 +28,7 @@ class _Saved:
 
     task: Task
     chunk: ChunkPacking
-    delta: Delta | None
+    logged: Logged
     positions: Mapping[str, int]
     watermark: int
     totals: Totals
@@ -137,13 +137,13 @@ class Sink:
     def _save(self, producer: TransactionalProducer, task: Task) -> _Saved:
         """Send the next chunk of the task's changelog."""
         crash_point("before_changelog")
-        body, delta = task.snapshot()
+        body, logged = task.snapshot()
         chunk = ChunkPacking(task.log.next_sequence, body, self._cluster.changelog_bytes_max)
         # Wall time: rows live in event time, and no retention may be counted from that.
         now = self._clock.now_ms()
         producer.send_built(self._plan.job.changelog_topic, task.partition, now, chunk, chunk.body_bytes)
         crash_point("after_changelog")
-        return _Saved(task, chunk, delta, dict(task.positions), task.watermark.value(), totals_of(task))
+        return _Saved(task, chunk, logged, dict(task.positions), task.watermark.value(), totals_of(task))
 
     def _logged(self, saved: Sequence[_Saved], written: CommitResult) -> Positions:
         """Note where the chunks are, and say what the group's offsets are to be. Called while the worker goes on."""
@@ -151,7 +151,7 @@ class Sink:
         for each in saved:
             task, log = each.task, each.task.log
             changelog = TopicPartition(self._plan.job.changelog_topic, task.partition)
-            log.add(each.chunk.sequence, written.base_offsets(changelog)[0], each.chunk.size_bytes, each.delta)
+            log.add(each.chunk.sequence, written.base_offsets(changelog)[0], each.chunk.size_bytes, each.logged)
             log.trim(each.watermark)
             for topic, position in each.positions.items():
                 offsets[TopicPartition(topic, task.partition)] = (position, str(log.position()))

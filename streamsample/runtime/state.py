@@ -16,8 +16,10 @@ from streamsample.errors import StateError
 from streamsample.formats.projection import WriterSchema
 from streamsample.kafka.changelog import ChangelogPosition, StoredChunk
 from streamsample.labels import Delta, JoinSettings, decode_delta
+from streamsample.labels.delta import Int16s
 from streamsample.labels.watermark import WatermarkState
 from streamsample.records import TopicPartition
+from streamsample.sampling.window_delta import WindowDelta, decode_window_delta
 
 _HEAD_SIZE = struct.Struct(">I")
 _NEVER = -(2**62)
@@ -34,11 +36,12 @@ class SchemaName(msgspec.Struct, frozen=True, array_like=True):
 class ChunkBody(msgspec.Struct, frozen=True, array_like=True):
     """One chunk: everything small as it is now, and the join's delta.
 
-    Binary form: the size of what follows (uint32, big-endian), all but `join` as MessagePack, then `join`.
+    Binary form: the size of what follows (uint32, big-endian), all but `step` as MessagePack, then `step`.
 
     shape: `Job.state_shape`; partitions: how many partition numbers the job had; positions: the next offset by topic;
     covered_from: from which event time each feedback was readable; counts: the task's own counters; schemas: what the
-    rows' schema numbers mean in this chunk, by id and by what their features look like; join: see `labels.delta`.
+    rows' schema numbers mean in this chunk, by id and by what their features look like; step: what
+    changed in the join (see `labels.delta`) or in a windowed sample (see `sampling.window_delta`).
     """
 
     shape: str
@@ -49,7 +52,7 @@ class ChunkBody(msgspec.Struct, frozen=True, array_like=True):
     start_ms: int | None
     counts: dict[str, int]
     schemas: list[SchemaName]
-    join: bytes
+    step: bytes
 
 
 def schema_name(schema: WriterSchema) -> SchemaName:
@@ -58,10 +61,10 @@ def schema_name(schema: WriterSchema) -> SchemaName:
     return SchemaName(schema.id, hashlib.sha256(features.encode()).hexdigest()[:16])
 
 
-def encode_body(body: ChunkBody, join: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
-    """The body in its binary form, with `join` in place of its own; in pieces, for they are large."""
-    head = msgspec.msgpack.encode(replace_join(body, b""))
-    return [_HEAD_SIZE.pack(len(head)), head, *join]
+def encode_body(body: ChunkBody, step: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """The body in its binary form, with `step` in place of its own; in pieces, for they are large."""
+    head = msgspec.msgpack.encode(replace_step(body, b""))
+    return [_HEAD_SIZE.pack(len(head)), head, *step]
 
 
 def decode_body(chunk: StoredChunk, changelog: TopicPartition) -> ChunkBody:
@@ -73,12 +76,12 @@ def decode_body(chunk: StoredChunk, changelog: TopicPartition) -> ChunkBody:
         raise StateError(
             f"{changelog}@{chunk.offset}: chunk {chunk.sequence} cannot be read: {error}", remedy=_RESET
         ) from error
-    return replace_join(body, chunk.body[end:])
+    return replace_step(body, chunk.body[end:])
 
 
-def replace_join(body: ChunkBody, join: bytes) -> ChunkBody:
+def replace_step(body: ChunkBody, step: bytes) -> ChunkBody:
     """The same body with another delta."""
-    return msgspec.structs.replace(body, join=join)
+    return msgspec.structs.replace(body, step=step)
 
 
 def check_body(body: ChunkBody, shape: str, partitions: int, where: TopicPartition) -> None:
@@ -98,13 +101,35 @@ def check_body(body: ChunkBody, shape: str, partitions: int, where: TopicPartiti
 
 
 @dataclass(frozen=True, slots=True)
+class Logged:
+    """What a chunk holds for a restore. needed_until: up to which watermark; elements: how many rows, matches and
+    feedback, or candidates; last_row: the largest offset of a row of the join, -1 without any.
+    """
+
+    needed_until: int = _NEVER
+    elements: int = 0
+    last_row: int = -1
+
+    @staticmethod
+    def of_join(delta: Delta, needed_until: int = _NEVER) -> Logged:
+        """Of a join's delta. needed_until: if that is later than the delta says."""
+        rows = delta.rows.offset
+        elements = len(rows) + len(delta.matches.offset) + len(delta.waiting.offset)
+        needed = max(delta.needed_until, needed_until) if elements else _NEVER
+        return Logged(needed, elements, int(rows.max()) if len(rows) else -1)
+
+    @staticmethod
+    def of_windows(delta: WindowDelta) -> Logged:
+        """Of a windowed sample's delta."""
+        return Logged(delta.needed_until if len(delta.candidates) else _NEVER, len(delta.candidates))
+
+
+@dataclass(frozen=True, slots=True)
 class _Chunk:
     sequence: int
     offset: int
     size_bytes: int
-    needed_until: int
-    elements: int
-    last_row: int
+    holds: Logged
 
 
 class ChunkLog:
@@ -133,15 +158,9 @@ class ChunkLog:
         """Records of the changelog before this offset are not needed. None before the first chunk."""
         return self._chunks[0].offset if self._chunks else None
 
-    def add(self, sequence: int, offset: int, size_bytes: int, delta: Delta | None, needed_until: int = _NEVER) -> None:
-        """Note a chunk that is (about to be) stored at `offset`. needed_until: if that is later than the delta says."""
-        needed, elements, last_row = _NEVER, 0, -1
-        if delta is not None:
-            rows = delta.rows.offset
-            elements = len(rows) + len(delta.matches.offset) + len(delta.waiting.offset)
-            last_row = int(rows.max()) if len(rows) else -1
-            needed = max(delta.needed_until, needed_until) if elements else _NEVER
-        self._chunks.append(_Chunk(sequence, offset, size_bytes, needed, elements, last_row))
+    def add(self, sequence: int, offset: int, size_bytes: int, logged: Logged) -> None:
+        """Note a chunk that is (about to be) stored at `offset`."""
+        self._chunks.append(_Chunk(sequence, offset, size_bytes, logged))
         self.next_sequence = sequence + 1
         if self._rewritten_to is not None:
             while self._chunks and self._chunks[0].sequence <= self._rewritten_to:
@@ -150,20 +169,20 @@ class ChunkLog:
 
     def trim(self, watermark: int) -> None:
         """Forget the oldest chunks that nothing needs any more. The newest always stays: it holds the positions."""
-        while len(self._chunks) > 1 and self._chunks[0].needed_until < watermark:
+        while len(self._chunks) > 1 and self._chunks[0].holds.needed_until < watermark:
             self._chunks.popleft()
 
     def stale_rows(self, live_elements: int) -> int | None:
         """If the log holds more than twice the live elements: the largest offset of a row in its older half, to be
         written again with the next chunk. The chunks of that half go when it is added.
         """
-        held = sum(chunk.elements for chunk in self._chunks)
+        held = sum(chunk.holds.elements for chunk in self._chunks)
         if held <= 2 * live_elements + self._SLACK:
             return None
         older, last_row = 0, -1
         for chunk in self._chunks:
-            older += chunk.elements
-            last_row = max(last_row, chunk.last_row)
+            older += chunk.holds.elements
+            last_row = max(last_row, chunk.holds.last_row)
             self._rewritten_to = chunk.sequence
             if older * 2 >= held:
                 break
@@ -198,25 +217,33 @@ def needed_until(settings: JoinSettings, deltas: Sequence[Delta]) -> list[int]:
     return needed
 
 
-def delta_of(body: ChunkBody, schemas: Sequence[SchemaName], where: TopicPartition) -> Delta | None:
-    """The join's part of a chunk, its rows' schemas numbered as in `schemas`; None in a job that only samples.
+def delta_of(body: ChunkBody, schemas: Sequence[SchemaName], where: TopicPartition) -> Delta:
+    """The join's part of a chunk, its rows' schemas numbered as in `schemas`.
 
     Raises StateError if it is damaged, or has rows of a schema that is gone or has changed.
     """
-    if not body.join:
-        return None
-    delta = decode_delta(body.join)
+    delta = decode_delta(body.step)
+    return replace(delta, rows=replace(delta.rows, schema=_renumbered(delta.rows.schema, body, schemas, where)))
+
+
+def windows_of(body: ChunkBody, schemas: Sequence[SchemaName], where: TopicPartition) -> WindowDelta:
+    """The windowed sample's part of a chunk. As `delta_of`."""
+    delta = decode_window_delta(body.step)
+    return replace(delta, rows=replace(delta.rows, schema=_renumbered(delta.rows.schema, body, schemas, where)))
+
+
+def _renumbered(rows: Int16s, body: ChunkBody, schemas: Sequence[SchemaName], where: TopicPartition) -> Int16s:
     if body.schemas == list(schemas):
-        return delta
+        return rows
     number = np.array([_number(name, schemas) for name in body.schemas], np.int16)
-    rows = number[delta.rows.schema]
-    if (rows < 0).any():
-        lost = body.schemas[int(delta.rows.schema[np.argmax(rows < 0)])]
+    renumbered: Int16s = number[rows]
+    if (renumbered < 0).any():
+        lost = body.schemas[int(rows[np.argmax(renumbered < 0)])]
         raise StateError(
             f"{where}: rows are open whose schema (id {lost.id}) input.schema_files no longer has as it was",
             remedy=f"list that schema again until they are settled, or {_RESET}",
         )
-    return replace(delta, rows=replace(delta.rows, schema=rows))
+    return renumbered
 
 
 def _number(name: SchemaName, schemas: Sequence[SchemaName]) -> int:

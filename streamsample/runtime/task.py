@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,25 +15,32 @@ from streamsample.errors import StateError
 from streamsample.hashing import hash64
 from streamsample.kafka.changelog import StoredChunk
 from streamsample.labels import LATE, LIMIT, LabelJoin, Settled, Watermark, delta_parts
-from streamsample.labels.delta import Delta
 from streamsample.labels.watermark import MIN
 from streamsample.records import Int64s, RecordBatch, Spans, TopicPartition
 from streamsample.runtime.co_partitioning import Placement, check_matches, check_placement
-from streamsample.runtime.plan import FeedbackPlan, Plan
+from streamsample.runtime.plan import FeedbackPlan, Plan, Units, WindowDraw
 from streamsample.runtime.rows import pack
 from streamsample.runtime.source import Events, Rejected
 from streamsample.runtime.state import (
     ChunkBody,
     ChunkLog,
+    Logged,
     check_body,
     decode_body,
     delta_of,
     encode_body,
     needed_until,
     schema_name,
+    windows_of,
 )
 from streamsample.runtime.training import ENVELOPE_BYTES_MAX, TARGET_BYTES_MAX, Encoded, Sampled, TrainingRecords
+from streamsample.runtime.windowing import offered, unusable_weights
 from streamsample.sampling.design import unit_hash
+from streamsample.sampling.window_columns import Details, Drawn
+from streamsample.sampling.window_delta import encode_window_delta
+
+if TYPE_CHECKING:
+    from streamsample.sampling.windows import WindowedSample
 
 _ESCAPED = 6
 """Bytes that one of a stratum's may become in JSON."""
@@ -78,6 +86,7 @@ class Task:
         self.positions: dict[str, int] = {}
         self.counts: Counter[str] = Counter()
         self.join = None if plan.join is None else LabelJoin(plan.join)
+        self.windows = None if plan.windows is None else _windowed(plan.windows)
         self.log = ChunkLog()
         self.start_ms: int | None = None
         self.covered_from = {item.source.topic: MIN for item in plan.feedback}
@@ -124,6 +133,9 @@ class Task:
             if before.any():
                 self.counts["before_start"] += int(before.sum())
                 events = events.take(np.flatnonzero(~before))
+        if self.windows is not None:
+            self._on_windowed(self.windows, events)
+            return
         drawn = self._draw(events)
         if drawn is None:
             return
@@ -155,8 +167,18 @@ class Task:
         draw = self.plan.draw
         if draw is None:
             return (events, None, np.ones(len(events.rows))) if len(events.rows) else None
-        unit = draw.unit_of(events.projection, events.rows, events.ids)
-        stratum = draw.stratum_of(events.projection, events.rows)
+        events, unit, stratum = self._with_units(draw.units, events)
+        chosen = draw.design.decide(unit, stratum)
+        kept = np.flatnonzero(chosen.keep)
+        self._count_draw(draw.design.declared, chosen.declared, chosen.keep)
+        if not len(kept):
+            return None
+        return events.take(kept), None if stratum is None else stratum.take(kept), chosen.probability[kept]
+
+    def _with_units(self, units: Units, events: Events) -> tuple[Events, Spans, Spans | None]:
+        """The events whose sampling unit and stratum are known, with both."""
+        unit = units.unit_of(events.projection, events.rows, events.ids)
+        stratum = units.stratum_of(events.projection, events.rows)
         known = unit.size >= 0 if stratum is None else (unit.size >= 0) & (stratum.size >= 0)
         if not known.all():
             words = "the sampling unit or a field of the strata is null (sample.unit, sample.by)"
@@ -164,12 +186,34 @@ class Task:
             kept = np.flatnonzero(known)
             events, unit = events.take(kept), unit.take(kept)
             stratum = None if stratum is None else stratum.take(kept)
-        chosen = draw.design.decide(unit, stratum)
-        kept = np.flatnonzero(chosen.keep)
-        self._count_draw(draw.design.declared, chosen.declared, chosen.keep)
-        if not len(kept):
-            return None
-        return events.take(kept), None if stratum is None else stratum.take(kept), chosen.probability[kept]
+        return events, unit, stratum
+
+    def _on_windowed(self, windows: WindowedSample, events: Events) -> None:
+        """Show events to the sample of their window; few of them are candidates, and only their bytes are kept."""
+        draw = self.plan.windows
+        assert draw is not None
+        if draw.weight is not None:
+            wrong = unusable_weights(events, draw.weight)
+            if len(wrong):
+                words = (
+                    f"the field {draw.weight!r}, which is the weight, is null, negative, or not finite (sample.weight)"
+                )
+                self._refuse(events, wrong, "bad_weight", words, stage="sample")
+                events = events.take(np.setdiff1d(np.arange(len(events.rows)), wrong))
+        events, unit, stratum = self._with_units(draw.units, events)
+        fits = self._fitting(events, stratum)
+        if len(fits) < len(events.rows):
+            events, unit = events.take(fits), unit.take(fits)
+            stratum = None if stratum is None else stratum.take(fits)
+
+        def details(at: Int64s) -> Details:
+            some = events.take(at)
+            payload = self.plan.input.projector.splice(some.batch.values, some.projection, some.rows)
+            return Details(some.projection.schema[some.rows], self._split_of(some), payload)
+
+        late = windows.on_records(offered(draw, events, unit, stratum), details)
+        self.counts[SEPARATOR.join(("prediction", "late"))] += int(np.count_nonzero(late))
+        self._refuse(events, np.flatnonzero(late), "late", "its window had closed before it was read", stage="sample")
 
     def _count_draw(self, declared: tuple[str, ...], code: np.ndarray, keep: np.ndarray) -> None:
         # Code -1, any stratum without a rate of its own, is counted in the last place.
@@ -255,7 +299,7 @@ class Task:
     def _not_sampled(self, ids: Spans) -> np.ndarray[tuple[int], np.dtype[np.bool_]] | None:
         """Where the design cannot have kept the prediction of this id, whatever its stratum (A18)."""
         draw = self.plan.draw
-        if draw is None or draw.unit is not None:
+        if draw is None or draw.units.unit is not None:
             return None
         return unit_hash(ids, draw.design.seed) >= draw.design.largest_rate
 
@@ -273,7 +317,11 @@ class Task:
         """
         goal = self.watermark.advance(elapsed_ms)
         self._note_idleness()
-        if self.join is None or self.plan.join is None or goal == MIN:
+        if goal == MIN:
+            return True
+        if self.windows is not None:
+            return self._advance_windows(self.windows, goal)
+        if self.join is None or self.plan.join is None:
             return True
         covered = np.array([self.covered_from[item.source.topic] for item in self.plan.feedback], np.int64)
         stride = max(self.plan.join.reach_ms // _STEPS_PER_WINDOW, 1)
@@ -291,6 +339,29 @@ class Task:
                 stride *= 2
         self.behind = self.join.watermark < goal
         return not self.behind
+
+    def _advance_windows(self, windows: WindowedSample, goal: int) -> bool:
+        written = 0
+        while windows.watermark < goal and written < _ROWS_AT_ONCE:
+            due = windows.next_deadline()
+            drawn = windows.on_watermark(goal if due is None or due >= goal else due + 1)
+            if drawn is not None:
+                self._changed = True
+                self._count_windows(drawn)
+                idle = drawn.settled_at >= self.watermark.value_without_idle
+                self._emit(self._records.of_drawn(drawn, self.partition, idle))
+                written += len(drawn)
+        self.behind = windows.watermark < goal
+        return not self.behind
+
+    def _count_windows(self, drawn: Drawn) -> None:
+        """Which records of closed windows were kept, by declared stratum; all others are `other`."""
+        declared = self.windows.settings.strata if self.windows is not None else ()
+        for number, name in enumerate((*declared, "other")):
+            mine = drawn.places == number if number < len(declared) else drawn.places >= number
+            kept = int(drawn.kept[mine].sum())
+            self.counts[SEPARATOR.join(("sampled", name, "kept"))] += kept
+            self.counts[SEPARATOR.join(("sampled", name, "dropped"))] += int(drawn.seen[mine].sum()) - kept
 
     def _note_idleness(self) -> None:
         idle = self.watermark.closed_by_idle
@@ -333,16 +404,9 @@ class Task:
         """Whether there is anything to commit since the last `snapshot`."""
         return self._changed
 
-    def snapshot(self) -> tuple[list[bytes | memoryview], Delta | None]:
-        """The body of the next chunk, and the join's part of it: everything that changed since the last call."""
-        delta = None
-        if self.join is not None:
-            counts = self.join.counts()
-            stale = self.log.stale_rows(counts.held_rows + counts.waiting + counts.matches)
-            if stale is not None:
-                self.join.rewrite(stale)
-            delta = self.join.snapshot_delta()
-            self.join.check()
+    def snapshot(self) -> tuple[list[bytes | memoryview], Logged]:
+        """The body of the next chunk, everything that changed since the last call, and what it holds."""
+        step, logged = self._snapshot_step()
         body = ChunkBody(
             shape=self.plan.job.state_shape,
             partitions=self._settings.partitions,
@@ -352,27 +416,36 @@ class Task:
             start_ms=self.start_ms,
             counts=dict(self.counts),
             schemas=self._schemas,
-            join=b"",
+            step=b"",
         )
         self._changed = False
-        return encode_body(body, [] if delta is None else delta_parts(delta)), delta
+        return encode_body(body, step), logged
+
+    def _snapshot_step(self) -> tuple[list[bytes | memoryview], Logged]:
+        if self.windows is not None:
+            if self.log.stale_rows(self.windows.held) is not None:
+                self.windows.rewrite()
+            part = self.windows.snapshot_delta()
+            return [encode_window_delta(part)], Logged.of_windows(part)
+        if self.join is None:
+            return [], Logged()
+        counts = self.join.counts()
+        stale = self.log.stale_rows(counts.held_rows + counts.waiting + counts.matches)
+        if stale is not None:
+            self.join.rewrite(stale)
+        delta = self.join.snapshot_delta()
+        self.join.check()
+        return delta_parts(delta), Logged.of_join(delta)
 
     def restore(self, chunks: list[StoredChunk], positions: dict[str, int], changelog: TopicPartition) -> None:
         """Take up the state of `chunks`, oldest first, as committed with `positions`.
 
         Raises StateError if they are damaged, of another shape, or do not belong to these positions.
         """
-        last: ChunkBody | None = None
-        found: list[Delta | None] = []
-        for chunk in chunks:
-            last = decode_body(chunk, changelog)
-            check_body(last, self.plan.job.state_shape, self._settings.partitions, changelog)
-            found.append(delta_of(last, self._schemas, changelog))
-        deltas = [delta for delta in found if delta is not None]
-        needed = [0] * len(chunks) if self.plan.join is None else needed_until(self.plan.join, deltas)
-        for chunk, delta, until in zip(chunks, found, needed, strict=True):
-            self.log.add(chunk.sequence, chunk.offset, chunk.size_bytes, delta, until)
-        assert last is not None
+        bodies = [decode_body(chunk, changelog) for chunk in chunks]
+        for body in bodies:
+            check_body(body, self.plan.job.state_shape, self._settings.partitions, changelog)
+        last = bodies[-1]
         if last.positions != positions:
             raise StateError(
                 f"{changelog}: the changelog stands at {last.positions}, the group's offsets at {positions}",
@@ -385,5 +458,25 @@ class Task:
         self.covered_from |= last.covered_from
         self.start_ms = last.start_ms
         self.counts = Counter(last.counts)
-        if self.join is not None:
-            self.join.restore(deltas)
+        for chunk, logged in zip(chunks, self._restore_step(bodies, changelog), strict=True):
+            self.log.add(chunk.sequence, chunk.offset, chunk.size_bytes, logged)
+
+    def _restore_step(self, bodies: list[ChunkBody], changelog: TopicPartition) -> list[Logged]:
+        """Take up the step's state; what each chunk holds of it."""
+        if self.windows is not None:
+            parts = [windows_of(body, self._schemas, changelog) for body in bodies]
+            self.windows.restore(parts)
+            return [Logged.of_windows(part) for part in parts]
+        if self.join is None or self.plan.join is None:
+            return [Logged() for _ in bodies]
+        deltas = [delta_of(body, self._schemas, changelog) for body in bodies]
+        self.join.restore(deltas)
+        needed = needed_until(self.plan.join, deltas)
+        return [Logged.of_join(delta, until) for delta, until in zip(deltas, needed, strict=True)]
+
+
+def _windowed(draw: WindowDraw) -> WindowedSample:
+    # Imported here: its kernels are compiled only for jobs that need them.
+    from streamsample.sampling.windows import WindowedSample
+
+    return WindowedSample(draw.settings)

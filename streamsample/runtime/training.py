@@ -11,6 +11,7 @@ from streamsample.labels import Settled
 from streamsample.records import Bools, Float64s, Int64s, Spans
 from streamsample.runtime.plan import Plan
 from streamsample.runtime.rows import RecordIds, unpack
+from streamsample.sampling.window_columns import Drawn
 
 _FINAL = STATES.index("final")
 _EVENT, _IDLE = CLOSED_BY.index("event"), CLOSED_BY.index("idle")
@@ -100,6 +101,34 @@ class TrainingRecords:
 
     def of_sampled(self, sampled: Sampled, partition: int) -> Encoded:
         """The records of a job without targets: final as soon as they are drawn."""
+        sampling = None if self._plan.draw is None else by_rate(sampled.probability, sampled.stratum)
+        closed_by = np.full(len(sampled.ts), _EVENT, np.int8)
+        return Encoded(sampled.ts, sampled.ids, self._unlabelled(sampled, sampling, partition, closed_by))
+
+    def of_drawn(self, drawn: Drawn, partition: int, idle: Bools) -> Encoded:
+        """The records of windows that have closed. idle: bool[m], as `of_settled`."""
+        sampling = SamplingColumns(
+            probability=drawn.probability,
+            threshold=drawn.threshold,
+            stratum=drawn.rows.stratum,
+            weight=1.0 / drawn.probability,
+            n=drawn.n,
+            k=drawn.k,
+        )
+        rows = drawn.rows
+        sampled = Sampled(
+            rows.ts, rows.offset, rows.ids, rows.payload, rows.schema, rows.split, rows.stratum, drawn.probability
+        )
+        closed_by = np.where(idle, _IDLE, _EVENT).astype(np.int8)
+        return Encoded(drawn.settled_at, rows.ids, self._unlabelled(sampled, sampling, partition, closed_by))
+
+    def _unlabelled(
+        self,
+        sampled: Sampled,
+        sampling: SamplingColumns | None,
+        partition: int,
+        closed_by: np.ndarray[tuple[int], np.dtype[np.int8]],
+    ) -> Spans:
         count = len(sampled.ts)
         columns = TrainingColumns(
             record_id=self._ids.of(sampled.ids, sampled.ts),
@@ -110,12 +139,12 @@ class TrainingRecords:
             schema=sampled.schema,
             ids=sampled.ids,
             targets=(),
-            sampling=None if self._plan.draw is None else by_rate(sampled.probability, sampled.stratum),
+            sampling=sampling,
             split=sampled.split,
             partition=np.full(count, partition, np.int32),
             offset=sampled.offset,
             index=np.zeros(count, np.int32),
-            closed_by=np.full(count, _EVENT, np.int8),
+            closed_by=closed_by,
             feedback_start=np.zeros(count + 1, np.int64),
             feedback_target=np.empty(0, np.int16),
             feedback_topic=np.empty(0, np.int16),
@@ -123,7 +152,7 @@ class TrainingRecords:
             feedback_offset=np.empty(0, np.int64),
             feedback_index=np.empty(0, np.int32),
         )
-        return Encoded(sampled.ts, sampled.ids, self._plan.encoder.encode(columns))
+        return self._plan.encoder.encode(columns)
 
 
 def by_rate(probability: Float64s, stratum: Spans) -> SamplingColumns:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 FIRST = "streamsample.hashing"
 ALWAYS = (
-    "streamsample.sampling",
+    "streamsample.sampling.split",
+    "streamsample.sampling.stratified",
     "streamsample.kafka.consumer",
     "streamsample.kafka.producer",
     "streamsample.runtime.rows",
@@ -22,13 +23,19 @@ FORMATS: Mapping[str, Sequence[str]] = {
     "json": ("streamsample.formats.json_values", "streamsample.formats.training_json"),
     "avro": ("streamsample.formats.avro", "streamsample.formats.training_avro"),
 }
+WINDOWS = "streamsample.sampling.windows"
 JOIN = "streamsample.labels"
 """As much work as the rest together."""
 
 
-def load_kernels(say: Callable[[str], None], formats: Collection[str] = tuple(FORMATS)) -> None:
-    """Import everything with kernels that a job with these formats needs. `say` is called if they must be compiled."""
-    mine = [*ALWAYS, *(name for format_ in sorted(formats) for name in FORMATS[format_])]
+def load_kernels(
+    say: Callable[[str], None], formats: Collection[str] = tuple(FORMATS), *, windows: bool = True
+) -> None:
+    """Import everything with kernels that a job with these formats, and perhaps a windowed sample, needs.
+
+    `say` is called if they must be compiled.
+    """
+    mine = [*ALWAYS, *(name for format_ in sorted(formats) for name in FORMATS[format_]), *[WINDOWS] * windows]
     # With both formats the join's process takes one of them.
     others = [JOIN] + [mine.pop() for _ in range(2) if len(formats) > 1]
     hashing = importlib.import_module(FIRST)

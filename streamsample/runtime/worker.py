@@ -109,7 +109,7 @@ class Worker:
     def _settle_the_end(self) -> bool:
         """Let the watermarks come as far as the inputs' ends allow, and act in full. Whether all of it is committed."""
         try:
-            for _ in self._plan.topics if self._plan.join else ():  # each may have been hidden behind the one before
+            for _ in self._plan.topics if self._plan.closes else ():  # each may have been hidden behind the one before
                 self._follow_topics(wait=True)  # what was asked before
                 self._ask_how_far()
                 self._follow_topics(wait=True)
@@ -193,9 +193,9 @@ class Worker:
     def _end_is_known(self, source: TopicPartition) -> bool:
         """Whether a fetch has confirmed that nothing more is there (it can follow its topic then), or that there is.
 
-        A job that only samples has no windows to settle, so it need not know.
+        A job without windows has nothing to settle, so it need not know.
         """
-        if self._plan.join is None:
+        if not self._plan.closes:
             return True
         end, position = self._consumer.high_watermark(source), self._consumer.position(source)
         more = end is not None and position is not None and end > position

@@ -28,6 +28,7 @@ from streamsample.errors import StateError
 from streamsample.records import Float64s, Int32s, Int64s
 from streamsample.sampling import bottom_k_kernels as kernels
 from streamsample.sampling import snapshots
+from streamsample.sampling.candidate import CANDIDATE
 from streamsample.sampling.ranks import CODES, NOT_FULL, Law, probabilities
 
 RECORDS_PER_UNIT = 4
@@ -38,7 +39,7 @@ RECORDS_PER_UNIT = 4
 class Candidates:
     """What one group has kept, m records in the order of their ranks, and its threshold.
 
-    records: structured array of `bottom_k_kernels.CANDIDATE`, a copy. threshold: τ. law: how ranks were made.
+    records: structured array of `CANDIDATE`, a copy. threshold: τ. law: how ranks were made.
     """
 
     records: NDArray[np.void]
@@ -81,7 +82,7 @@ class BottomK:
             raise ValueError(f"records_max must be at least k = {k}, found {records_max}")
         self._threshold = np.empty(0, np.float64)
         self._head, self._tail, self._count, self._ordered = (np.empty(0, np.int64) for _ in range(4))
-        self._pool, self._chain = np.empty(0, kernels.CANDIDATE), np.empty(0, np.int64)
+        self._pool, self._chain = np.empty(0, CANDIDATE), np.empty(0, np.int64)
         self._free = np.array([kernels.NONE, 0, 0], np.int64)
         self._closed: list[int] = []
 
@@ -120,6 +121,11 @@ class BottomK:
         while (done := kernels.update(*columns, done, self.k, self.records_max, *self._state())) < len(group):
             self._enlarge()
 
+    def near(self, group: Int32s, unit: NDArray[np.uint64], weight: Float64s) -> Int64s:
+        """Which of n records `update` may take, int64[m], ascending: all others would change nothing."""
+        out = np.empty(len(group), np.int64)
+        return out[: kernels.near(CODES[self.law], group, unit, weight, self._threshold, out)]
+
     def merge(self, groups: Int32s, other: BottomK, other_groups: Int32s) -> None:
         """Unite each of `groups` with the group of `other` (of the same k and law) that stands beside it.
 
@@ -127,7 +133,14 @@ class BottomK:
         """
         if (self.k, self.law, self.records_max) != (other.k, other.law, other.records_max):
             raise ValueError("only states of the same k, law and records_max can be merged")
-        self._absorb(groups, *other.gather(other_groups))
+        self.absorb(groups, *other.gather(other_groups))
+
+    def absorb(self, groups: Int32s, count: Int64s, threshold: Float64s, records: NDArray[np.void]) -> None:
+        """Unite each of `groups` with candidates of its own, as `gather` returns them."""
+        done = 0
+        columns = (groups, threshold, count, records)
+        while (done := kernels.absorb(*columns, done, self.k, self.records_max, *self._state())) < len(groups):
+            self._enlarge(len(records))
 
     def candidates(self, group: int) -> Candidates:
         """What a group holds now: at any time a valid sample of all that it was shown."""
@@ -140,7 +153,7 @@ class BottomK:
         """
         kernels.compact(groups, self.k, self.records_max, *self._state())
         count = self._count[groups]
-        records = np.empty(int(count.sum()), kernels.CANDIDATE)
+        records = np.empty(int(count.sum()), CANDIDATE)
         kernels.read(groups, self._head, self._count, self._pool, self._chain, records)
         return count, self._threshold[groups], records
 
@@ -168,13 +181,13 @@ class BottomK:
 
     def restore(self, data: bytes) -> None:
         """Go on from a snapshot. Raises StateError if it is damaged or of another k or law; then nothing changes."""
-        dtypes = [np.dtype(np.int64), np.dtype(np.int64), np.dtype(np.float64), kernels.CANDIDATE]
+        dtypes = [np.dtype(np.int64), np.dtype(np.int64), np.dtype(np.float64), CANDIDATE]
         _, (closed, count, threshold, records) = snapshots.unpack("bottom-k", self._shape(), data, dtypes)
         if len(count) != len(threshold) or (count < 0).any() or count.sum() != len(records):
             raise StateError("the groups of a sampling state do not fit its candidates", remedy=snapshots.REMEDY)
         fresh = BottomK(self.k, self.law, self.records_max)
         groups = fresh.open(len(threshold))
-        fresh._absorb(groups, count, threshold, records)
+        fresh.absorb(groups, count, threshold, records)
         fresh._closed = closed.tolist()
         self.__dict__.update(fresh.__dict__)
 
@@ -188,14 +201,8 @@ class BottomK:
     def _enlarge(self, records: int = 0) -> None:
         """Half as large again, and room for `records` more."""
         more = len(self._chain) // 2 + records // kernels.CHUNK + 1
-        self._pool = np.concatenate([self._pool, np.empty(more * kernels.CHUNK, kernels.CANDIDATE)])
+        self._pool = np.concatenate([self._pool, np.empty(more * kernels.CHUNK, CANDIDATE)])
         self._chain = np.concatenate([self._chain, np.empty(more, np.int64)])
-
-    def _absorb(self, groups: Int32s, count: Int64s, threshold: Float64s, records: NDArray[np.void]) -> None:
-        done = 0
-        columns = (groups, threshold, count, records)
-        while (done := kernels.absorb(*columns, done, self.k, self.records_max, *self._state())) < len(groups):
-            self._enlarge(len(records))
 
     def _places(self) -> Int64s:
         """Where in the pool candidates lie, int64[m]."""

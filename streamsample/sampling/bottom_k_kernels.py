@@ -12,19 +12,8 @@ from numba import types
 
 from streamsample.hashing import unit_of
 from streamsample.kernels import F64, F64_OUT, I32, I64, I64_OUT, U64, inline, inline_always, kernel
+from streamsample.sampling.candidate import CANDIDATE
 from streamsample.sampling.ranks import rank_at_least, rank_of
-
-CANDIDATE = np.dtype(
-    [
-        ("rank", np.float64),
-        ("unit", np.uint64),
-        ("weight", np.float64),
-        ("source", np.int64),
-        ("position", np.int64),
-        ("row", np.int64),
-    ]
-)
-"""One candidate: its rank, the hash of its unit, its weight, its place in the stream, and a number of the caller's."""
 
 CHUNK = 16
 """Candidates in a chunk: what a group with a single member costs."""
@@ -203,6 +192,17 @@ def update(  # type: ignore[no-untyped-def]
             count[g] += 1
         at += 1
     return at
+
+
+@kernel(types.int64(types.int64, I32, U64, F64, F64, I64_OUT))
+def near(law, group, unit, weight, threshold, out):  # type: ignore[no-untyped-def]
+    """Write down the records whose rank may be below their group's threshold; how many there are."""
+    found = 0
+    for at in range(len(group)):
+        if rank_at_least(law, unit_of(unit[at]), weight[at]) < threshold[group[at]]:
+            out[found] = at
+            found += 1
+    return found
 
 
 @kernel(types.void(I32, types.int64, types.int64, *_STATE))

@@ -61,6 +61,14 @@ def rank_at_least(law, u, weight):  # type: ignore[no-untyped-def]
     return 0.999 * u / weight
 
 
+def decayed(weight: Float64s | None, since_landmark: Float64s, half_life: float) -> Float64s:
+    """Log w + λ (t - L), float64[n]: the weight of the law decayed. Of a weight of zero it means nothing."""
+    log_weight: Float64s = since_landmark * (_LOG_2 / half_life)
+    if weight is not None:
+        log_weight += np.log(np.where(weight > 0, weight, 1.0))
+    return log_weight
+
+
 def probabilities(law: Law, threshold: Float64s, weight: Float64s) -> Float64s:
     """π of n records, float64[n], from the threshold τ of each and its weight: also the threshold on u that τ means."""
     if law == "uniform":

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from streamsample.sampling.fixed_size import FixedSize
-from streamsample.sampling.ranks import numbers, weights
+from streamsample.sampling.ranks import decayed, numbers, weights
 from streamsample.sampling.units import Ids, hashes_of
 
 
@@ -61,13 +61,9 @@ class Recency(FixedSize):
         if not np.isfinite(when).all():
             row = int(np.argmin(np.isfinite(when)))
             raise ValueError(f"a time must be finite, found {when[row]} at index {row}")
-        log_weight = (when - self.landmark) * (math.log(2) / self.half_life)
-        eligible = None
-        if weight is not None:
-            size = weights(weight, len(unit))
-            eligible = size > 0
-            log_weight += np.log(np.where(eligible, size, 1.0))
-        self._show(unit, eligible, log_weight, source, position)
+        size = None if weight is None else weights(weight, len(unit))
+        eligible = None if size is None else size > 0
+        self._show(unit, eligible, decayed(size, when - self.landmark, self.half_life), source, position)
 
     def _shape(self) -> tuple[object, ...]:
         return (*super()._shape(), self.half_life, self.landmark)

@@ -26,7 +26,8 @@ from streamsample.hashing import unit_of
 from streamsample.kernels import F64, I64, I64_OUT, U64, inline_always, kernel
 from streamsample.records import Int64s
 from streamsample.sampling import snapshots
-from streamsample.sampling.bottom_k_kernels import CANDIDATE, CANDIDATES, CANDIDATES_OUT, precedes
+from streamsample.sampling.bottom_k_kernels import CANDIDATES, CANDIDATES_OUT, precedes
+from streamsample.sampling.candidate import CANDIDATE
 from streamsample.sampling.ranks import weights
 from streamsample.sampling.sample import Sample, Stratum
 from streamsample.sampling.totals import OtherPartError, Totals

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numba import types
+from numpy.typing import NDArray
 
 from streamsample.hashing import hash64
 from streamsample.kernels import I32, I32_OUT, I64, U8, U64, kernel
@@ -27,13 +28,13 @@ class DeclaredStrata:
         self._table = np.full(2 << len(self.names).bit_length(), -1, np.int32)
         _fill(hash64(self._spans, 0), self._table)
 
-    def codes(self, stratum: Spans) -> Int32s:
-        """The index of each of n strata among `names`, -1 for any other. int32[n]."""
+    def codes(self, stratum: Spans, hashes: NDArray[np.uint64] | None = None) -> Int32s:
+        """The index of each of n strata among `names`, -1 for any other. int32[n]. hashes: XXH64 of each, seed 0."""
         code = np.full(len(stratum), -1, np.int32)
         if self.names and len(stratum):
             names = self._spans
             _find(
-                *(stratum.buffer, stratum.start, stratum.size, hash64(stratum, 0)),
+                *(stratum.buffer, stratum.start, stratum.size, hash64(stratum, 0) if hashes is None else hashes),
                 *(names.buffer, names.start, names.size, self._table),
                 code,
             )
@@ -55,13 +56,14 @@ class Places:
 
     def of(self, stratum: Spans) -> Int32s:
         """The place of each of n strata (no nulls), int32[n]. Raises ValueError for one that has none."""
-        place = self._declared.codes(stratum)
+        hashes = hash64(stratum, 0)
+        place = self._declared.codes(stratum, hashes)
         unknown = np.flatnonzero(place < 0)
         if len(unknown):
             if not self.others:
                 name = stratum[int(unknown[0])]
                 raise ValueError(f"stratum {name!r} at index {unknown[0]} is not declared, and there are no others")
-            shared = hash64(stratum.take(unknown), 0) % np.uint64(self.others)
+            shared = hashes[unknown] % np.uint64(self.others)
             place[unknown] = len(self._declared.names) + shared.astype(np.int32)
         return place
 

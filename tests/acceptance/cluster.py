@@ -91,7 +91,7 @@ class OnBroker:
         self.tree["state"] = {"directory": str(directory / name)}
         self.path = directory / f"{name}.yaml"
         self.save()
-        kinds = [self.tree["input"]["topic"], *(item["topic"] for item in self.tree["feedback"].values())]
+        kinds = [self.tree["input"]["topic"], *(item["topic"] for item in self.tree.get("feedback", {}).values())]
         self.make([*kinds, self.tree["output"]["topic"]])
         self.warnings: list[str] = []
         self._feedback = 0
@@ -138,6 +138,10 @@ class OnBroker:
             copies = [Raw(value.replace(b"{}", b"%d" % n), None, n, event.at) for n in places]
             self.write(event.kind, copies)
 
+    def partition_of(self, identity: str) -> int:
+        """Where the events of an id go."""
+        return int(partitions_of(Spans.of([identity.encode()]), self.partitions)[0][0])
+
     def write(self, kind: str, records: Iterable[Raw]) -> None:
         """Write raw records to `<name>.<kind>`."""
         topic = f"{self.name}.{kind}"
@@ -146,7 +150,8 @@ class OnBroker:
             for record in records:
                 place = record.partition
                 if place is None:
-                    place = int(partitions_of(Spans.of([record.key]), self.partitions)[0][0])
+                    assert record.key is not None
+                    place = self.partition_of(record.key.decode())
                 producer.send(
                     topic,
                     record.value,
@@ -215,7 +220,10 @@ class OnBroker:
     # -- reading back -----------------------------------------------------------------------------
 
     def read(self, topic: str) -> list[Any]:
-        """All committed records of a topic, in the order of partitions and offsets."""
+        """All committed records of a topic, in the order of partitions and offsets.
+
+        Waits for the end of transactions that are open: those of a worker that was killed hide what comes behind them.
+        """
         found = []
         consumer = KafkaConsumer(
             bootstrap_servers=self.servers,
@@ -227,7 +235,7 @@ class OnBroker:
         )
         try:
             places = [KafkaTopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-            ends = consumer.end_offsets(places)  # of a read_committed consumer: the last stable offsets
+            ends = self._ends(places)
             consumer.assign(places)
             consumer.seek_to_beginning()
             clock = SystemClock()
@@ -239,6 +247,14 @@ class OnBroker:
         finally:
             consumer.close()
         return sorted(found, key=lambda record: (record.partition, record.offset))
+
+    def _ends(self, places: Sequence[KafkaTopicPartition]) -> dict[KafkaTopicPartition, int]:
+        admin = TopicAdmin(self.job.kafka.options("admin"))
+        try:
+            found = admin.latest([TopicPartition(*place) for place in places])
+        finally:
+            admin.close()
+        return {place: found[TopicPartition(*place)] for place in places}
 
     @property
     def written(self) -> list[Placed]:

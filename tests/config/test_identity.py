@@ -103,11 +103,38 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
     "state.directory": ({"state.directory": "elsewhere"}, NEITHER),
 }
 
+SAMPLED: dict[str, Any] = {
+    "feedback": {},
+    "targets": {},
+    "sample": {
+        "design": "weighted", "k": 10, "window": "1h", "weight": "x", "by": ["country"], "strata": ["IS"],
+        "scope": "partition",
+    },
+    "input.schema_files": {"7": WIDER},
+}  # fmt: skip
+WINDOWS: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
+    "sample.k": ({"sample.k": 11}, BOTH),
+    "sample.window": ({"sample.window": "2h"}, BOTH),
+    "sample.weight": ({"sample.weight": "at"}, BOTH),
+    "sample.method": ({"sample.method": "priority"}, BOTH),
+    "sample.strata": ({"sample.strata": ["IS", "NO"]}, BOTH),
+    "sample.unit": ({"sample.unit": "user"}, BOTH),
+    "sample.by": ({"sample.by": ["user"]}, BOTH),
+    "sample.seed": ({"sample.seed": 3}, BOTH),
+    "sample.half_life": (
+        {"sample": {**SAMPLED["sample"], "design": "recency", "half_life": "1m"}},
+        BOTH,
+    ),
+    "limits.strata_max": ({"limits.strata_max": 5}, BOTH),
+    "limits.windows_max": ({"limits.windows_max": 5}, NEITHER),
+}
+
 # Keys without a case: sections that are nothing but their keys, and keys with one value in this version.
 COVERED_ELSEWHERE = {
     *("input", "feedback", "output", "dead_letters", "limits", "changelog", "metrics", "state"),
     *("feedback.<name>.schema_file", "feedback.<name>.schema_files", "feedback.<name>.framing"),
     "targets.<name>.rules[].take",
+    "sample.scope",
 }
 
 
@@ -119,9 +146,17 @@ def test_each_key_changes_version_and_shape_as_it_says(key: str) -> None:
     assert (after.version != before.version, after.state_shape != before.state_shape) == (version, shape)
 
 
+@pytest.mark.parametrize("key", WINDOWS)
+def test_each_key_of_a_windowed_sample_changes_what_it_says(key: str) -> None:
+    changes, (version, shape) = WINDOWS[key]
+    before, after = job(SAMPLED), job({**SAMPLED, **changes})
+    assert after != before
+    assert (after.version != before.version, after.state_shape != before.state_shape) == (version, shape)
+
+
 def test_every_key_has_a_case() -> None:
     keys = {key.path for key in walk()}
-    assert keys - set(CHANGES) == COVERED_ELSEWHERE
+    assert keys - set(CHANGES) - set(WINDOWS) == COVERED_ELSEWHERE
     assert set(CHANGES) - keys == {"split.<part>"}
 
 

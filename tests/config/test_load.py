@@ -100,7 +100,7 @@ metrics: {port: 1}
         'j.yaml:7:32: targets.clicked.window: a duration needs a unit, found 30 - write "30s", "30ms", "30m" ... '
         + UNITS,
         "j.yaml:7:75: targets.clicked.rules[0].take: not yet: taking another than the first - leave it out",
-        "j.yaml:8:1: windw: unknown key - did you mean targets.<name>.window?",
+        "j.yaml:8:1: windw: unknown key - did you mean sample.window or targets.<name>.window?",
         "j.yaml:9:8: split: the shares sum to 0.9 - they must sum to 1",
         "j.yaml:10:1: output.topic: is required",
         "j.yaml:10:10: output.topc: unknown key - did you mean topic?",
@@ -151,7 +151,7 @@ CASES: list[tuple[str, str, str]] = [
     ("grace: 5s", "max_future: 2h", "max_future: must be at most 1h, found 2h - brokers refuse"),
     ("grace: 5s", "commit_interval: 1m", "commit_interval: must be at most 5s"),
     ("grace: 5s", "metrics:", "metrics: must be a mapping, found null - with host and port"),
-    ("grace: 5s", "window: 5s", "24:1: window: unknown key - it belongs in targets.<name>.window"),
+    ("grace: 5s", "window: 5s", "24:1: window: unknown key - it belongs in sample.window or targets.<name>.window"),
     ("grace: 5s", "guarantee: at_least_once", "exactly once is the only guarantee"),
     ("grace: 5s", "start: 2013-01-01T00:00:00", "is a time without a zone"),
     ("grace: 5s", "limits: {waiting_max: 3000000000}", "must be at most 2000000000"),
@@ -186,7 +186,7 @@ def test_problems_between_sections_are_named_beside_those_within() -> None:
 
 
 NOT_YET = [
-    ("design: stratified", "design: reservoir", "sample.design: not yet: this design (reservoir)"),
+    ("design: stratified", "design: importance", "sample.design: not yet: this design (importance)"),
     ("seed: 7", "seed: 7, k: 100", "sample.k: not yet"),
     ("seed: 7", "seed: 7, scope: global", "sample.scope: not yet"),
     ("seed: 7", "seed: 7, after: labels", "sample.after: not yet"),

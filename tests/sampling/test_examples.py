@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,17 @@ def test_there_are_examples() -> None:
     finder = doctest.DocTestFinder(exclude_empty=True)
     found = [test for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples]
     assert len(found) >= 12
+
+
+def test_every_public_name_is_there() -> None:
+    for name in streamsample.sampling.__all__:
+        assert getattr(streamsample.sampling, name).__name__ == name
+    assert sorted(streamsample.sampling._HOMES) == streamsample.sampling.__all__
+    with pytest.raises(AttributeError, match="has no attribute 'Nonsense'"):
+        _ = streamsample.sampling.Nonsense
+
+
+def test_a_job_that_samples_by_rate_loads_no_kernels_of_fixed_size() -> None:
+    code = "import sys, streamsample.runtime.task; print('streamsample.sampling.bottom_k' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,156 @@
+"""Windowed samples of a job against the library's samples of the same windows; section B of semantics.md."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+
+from tests.acceptance.cluster import MakeJob
+from tests.acceptance.timelines import T0, Event, OneTask, later
+from tests.acceptance.windows import COUNTRIES, GRACE, RECENCY, RESERVOIR, WEIGHTED, WINDOW, drawn, only, shown
+
+DESIGNS = pytest.mark.parametrize(
+    "design",
+    [RESERVOIR, WEIGHTED, {**WEIGHTED, "method": "priority"}, RECENCY, {**RECENCY, "weight": "amount"}],
+    ids=["reservoir", "exponential", "priority", "recency", "recency_by_weight"],
+)
+END = later("1h", ["shown"])
+
+
+def said(task: OneTask) -> dict[str, dict[str, Any]]:
+    """The records' `sampling`, by id."""
+    found = {record["features"]["id"]: record["sampling"] for record in task.records}
+    assert len(found) == len(task.records)
+    return found
+
+
+def with_country(events: list[Event]) -> list[Event]:
+    return [Event(e.kind, e.at, e.id, {"country": "IS", "amount": 1, **e.more}) for e in events]
+
+
+@DESIGNS
+def test_b3_each_window_has_the_sample_of_its_records(design: dict[str, Any]) -> None:
+    events = shown(1_500)
+    task = OneTask(only(design)).play(events).play(with_country(END))
+    assert task.dead == []
+    wanted = drawn(events, design)
+    assert said(task) == wanted
+    assert 150 < len(wanted) < 200
+    for record in task.records:
+        assert record["weights"]["sampling"] == pytest.approx(1 / record["sampling"]["probability"])
+        assert record["closed_by"] == "event"
+        assert record["targets"] == {}
+    times = {record.tree["features"]["at"]: record.timestamp for record in task.written}
+    assert all(when == (at // WINDOW + 1) * WINDOW + GRACE for at, when in times.items())
+
+
+@DESIGNS
+def test_b7_b8_batches_restarts_and_order_change_nothing(design: dict[str, Any]) -> None:
+    events = shown(600)
+    whole = OneTask(only(design)).play(events).play(with_country(END))
+    chance = random.Random(3)
+    for _ in range(4):
+        task = OneTask(only(design))
+        cuts = [0, *sorted(chance.sample(range(1, 600), 4)), 600]
+        for start, end in itertools.pairwise(cuts):
+            part = events[start:end]
+            for at in range(0, len(part), 5):  # disorder within the grace
+                part[at : at + 5] = chance.sample(part[at : at + 5], len(part[at : at + 5]))
+            task.play(part, each=chance.random() < 0.2).restarted()
+        task.play(with_country(END))
+        assert said(task) == said(whole)
+
+
+def test_b9_a_unit_is_kept_with_all_its_records() -> None:
+    by_user = {**RESERVOIR, "unit": "user"}
+    events = shown(900)
+    task = OneTask(only(by_user)).play(events).play(with_country([Event("shown", END[0].at, "last", {"user": "u"})]))
+    assert said(task) == drawn(events, by_user, unit="user")
+
+
+def test_b11_weights_that_are_none_are_dead_letters_and_zero_is_never_sampled() -> None:
+    events = shown(200)
+    bad: list[Any] = [None, -1, "NaN", "heavy"]
+    for number, amount in enumerate(bad):
+        where = events[10 * number]
+        events[10 * number] = Event(where.kind, where.at, where.id, {**where.more, "amount": amount})
+    task = OneTask(only(WEIGHTED)).play(events).play(with_country(END))
+    good = [event for number, event in enumerate(events) if number not in (0, 10, 20, 30)]
+    assert said(task) == drawn(good, WEIGHTED)
+    assert {letter.why("offset") for letter in task.dead} == {"0", "10", "20", "30"}
+    assert [
+        (letter.why("stage"), letter.why("class"))
+        for letter in sorted(task.dead, key=lambda one: int(one.why("offset")))
+    ] == [*[("sample", "bad_weight")] * 2, *[("decode", "wrong_type")] * 2]
+    amounts = {record["features"]["amount"] for record in task.records}
+    assert 0 not in amounts
+
+
+def test_a6_a_record_after_its_windows_close_is_late() -> None:
+    task = OneTask(only(RESERVOIR)).play(shown(5)).play(with_country(END))
+    before = len(task.records)
+    task.play(shown(1, first=900))
+    assert len(task.records) == before
+    assert [(letter.why("stage"), letter.why("class")) for letter in task.dead] == [("sample", "late")]
+
+
+def test_b10_strata_that_are_not_declared_share_bounded_places() -> None:
+    design = {**RESERVOIR, "strata": ["DE"]}
+    events = [
+        Event("shown", T0 + WINDOW + number, f"p{number}", {"country": f"X{number % 500}"}) for number in range(2_000)
+    ]
+    events += [Event("shown", T0 + WINDOW, f"d{number}", {"country": "DE"}) for number in range(3)]
+    task = OneTask(only(design, limits={"strata_max": 10})).play(events).play(with_country(END))
+    records = [record for record in task.records if not record["features"]["id"].startswith("later")]
+    places = {(record["sampling"]["n"], record["sampling"]["threshold"]) for record in records}
+    assert len(places) == 11
+    assert sum(n for n, _ in places) == 2_003
+    assert len(records) == 4 * 10 + 3  # min(n, k) of the declared one
+    assert {record["sampling"]["stratum"] for record in records if record["features"]["id"][0] == "d"} == {"DE"}
+
+
+def test_a_task_counts_what_it_kept_by_declared_stratum() -> None:
+    events = shown(300)
+    task = OneTask(only({**RESERVOIR, "strata": ["IS"]})).play(events).play(with_country(END))
+    kept = drawn(events, RESERVOIR)
+    counts = {tuple(name.split("\x1f"))[1:]: count for name, count in task.task.counts.items() if "sampled" in name}
+    assert counts["IS", "kept"] == sum(one["stratum"] == "IS" for one in kept.values())
+    assert counts["IS", "kept"] + counts["IS", "dropped"] == 100
+    assert counts["other", "kept"] + counts["other", "dropped"] == 200
+
+
+# -- on a real broker ------------------------------------------------------------------------------------
+
+
+def everything(job: Any, events: list[Event], design: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The oracle of each partition, put together."""
+    by_partition: dict[int, list[Event]] = {}
+    for event in events:
+        place = job.partition_of(event.id)
+        by_partition.setdefault(place, []).append(event)
+    found: dict[str, dict[str, Any]] = {}
+    for members in by_partition.values():
+        found |= drawn(members, design)
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_b7_on_a_broker_one_and_two_workers_draw_the_sample_of_each_partition(make_job: MakeJob, workers: int) -> None:
+    job = make_job(only(RESERVOIR), partitions=3)
+    events = shown(2_000)
+    job.publish(events[:1_200])
+    job.run_workers(workers)
+    job.publish(events[1_200:])
+    job.later(with_country(END))
+    job.run_workers(workers)
+    found = {
+        record["features"]["id"]: record["sampling"]
+        for record in job.records
+        if not record["features"]["id"].startswith("later")
+    }
+    assert found == everything(job, events, RESERVOIR)
+    assert {one["stratum"] for one in found.values()} == set(COUNTRIES)
+    assert job.dead == []
