@@ -121,7 +121,7 @@ class Logged:
     @staticmethod
     def of_windows(delta: WindowDelta) -> Logged:
         """Of a windowed sample's delta."""
-        return Logged(delta.needed_until if len(delta.candidates) else _NEVER, len(delta.candidates))
+        return Logged(delta.needed_until, len(delta.candidates))
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,10 @@ class BottomK:
         self._free = np.array([kernels.NONE, 0, 0], np.int64)
         self._closed: list[int] = []
 
+    def __len__(self) -> int:
+        """Candidates of all groups; some may be on their way out."""
+        return int(self._count.sum())
+
     def open(self, count: int = 1) -> Int32s:
         """Numbers of `count` new, empty groups, int32[count]; the lowest of closed groups are used again."""
         reused = [heappop(self._closed) for _ in range(min(count, len(self._closed)))]

@@ -26,7 +26,9 @@ _ROW_TYPES: dict[str, tuple[np.dtype[Any], ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class GroupColumns:
-    """All open groups, g of them: n: the records each has had; threshold: τ, infinite where nothing was left out."""
+    """Groups that had records, g of them. n: all the records each has had; threshold: τ, infinite where none was left
+    out.
+    """
 
     window: Int64s
     place: Int32s
@@ -38,7 +40,8 @@ class GroupColumns:
 class WindowDelta:
     """One commit's change.
 
-    needed_until: a restore whose watermark is larger needs nothing of this. groups: absolute, the newest delta's count.
+    needed_until: a restore whose watermark is larger needs nothing of this. groups: absolute, of several deltas the
+    newest counts.
     candidates: structured array of `CANDIDATE`, those that no earlier delta has; rows: what is kept of each, in the
     same order.
     """

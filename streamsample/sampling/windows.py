@@ -7,12 +7,12 @@ their order nor what was read in between (see `bottom_k`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 
 from streamsample.errors import InvariantError, StateError
-from streamsample.records import Bools, Int32s, Int64s, Spans
+from streamsample.records import Bools, Float64s, Int32s, Int64s, Spans
 from streamsample.sampling.bottom_k import BottomK
 from streamsample.sampling.kept_rows import KeptRows, RowColumns
 from streamsample.sampling.ranks import decayed, probabilities
@@ -35,6 +35,8 @@ class WindowedSample:
         self._group_of: dict[int, dict[int, int]] = {}
         """The group of each open window and place."""
         self._n = np.empty(0, np.int64)
+        self._changed: set[int] = set()
+        """Groups that had records since the last delta."""
         self._saved = 0
         """Rows before this number are in an earlier delta."""
 
@@ -46,7 +48,7 @@ class WindowedSample:
     @property
     def held(self) -> int:
         """Candidates of all open windows."""
-        return len(self._candidates.rows())
+        return len(self._candidates)
 
     def bytes_used(self) -> int:
         """Bytes of memory that the state takes."""
@@ -81,12 +83,14 @@ class WindowedSample:
     def rewrite(self) -> None:
         """Put everything that is held into the next delta again, so that older ones can go."""
         self._saved = 0
+        self._changed = {group for groups in self._group_of.values() for group in groups.values()}
 
     def snapshot_delta(self) -> WindowDelta:
-        """What changed since the last call (or since `restore`)."""
+        """What changed since the last call (or since `restore`): it costs what changed, not what is open."""
         if self._kept.crowded(self.held):
             self._let_go()
-        window, place, group = self._open_groups(sorted(self._group_of))
+        window, place, group = self._open_groups(sorted(self._group_of), self._changed)
+        self._changed = set()
         _, threshold, candidates = self._candidates.gather(group)
         fresh = candidates[candidates["row"] >= self._saved]
         self._saved = self._kept.end
@@ -105,11 +109,10 @@ class WindowedSample:
             raise InvariantError("restore into a sample that is in use", remedy="restore into a fresh WindowedSample")
         if not deltas:
             return
-        last = deltas[-1]
-        self.watermark = last.watermark
-        window, place = last.groups.window, last.groups.place
+        self.watermark = deltas[-1].watermark
+        window, place, n, threshold = self._newest(deltas)
         group = self._groups(window, place)
-        self._n[group] = last.groups.n
+        self._n[group] = n
         candidates = np.concatenate([delta.candidates for delta in deltas])
         rows = RowColumns.concat([delta.rows for delta in deltas])
         # What was displaced since has a rank above the threshold; what was written twice is united.
@@ -120,8 +123,18 @@ class WindowedSample:
         candidates = candidates[order]
         candidates["row"] = np.arange(len(order))
         count = np.bincount(number[order], minlength=len(group))
-        self._candidates.absorb(group, count, last.groups.threshold, candidates)
-        self._saved = self._kept.end
+        self._candidates.absorb(group, count, threshold, candidates)
+        self._saved, self._changed = self._kept.end, set()
+
+    def _newest(self, deltas: Sequence[WindowDelta]) -> tuple[Int64s, Int32s, Int64s, Float64s]:
+        """Window, place, n and threshold of all groups whose windows are open, as the newest delta has each."""
+        names = ("window", "place", "n", "threshold")
+        window, place, n, threshold = (
+            np.concatenate([getattr(delta.groups, name) for delta in deltas])[::-1] for name in names
+        )
+        _, newest = np.unique(np.stack([window, place]), axis=1, return_index=True)
+        newest = newest[window[newest] >= self._first_open()]
+        return window[newest], place[newest], n[newest], threshold[newest]
 
     # -- taking -----------------------------------------------------------------------------------
 
@@ -210,6 +223,7 @@ class WindowedSample:
             if group is None:
                 group = groups[place] = int(self._candidates.open()[0])
             found[number] = group
+        self._changed.update(found.tolist())
         if len(self._group_of) > self.settings.windows_max:
             raise StateError(
                 f"{len(self._group_of):,} windows are open, limits.windows_max is {self.settings.windows_max:,}",
@@ -219,9 +233,11 @@ class WindowedSample:
             self._n = np.concatenate([self._n, np.zeros(found.max() + 1 - len(self._n), np.int64)])
         return found
 
-    def _open_groups(self, windows: Sequence[int]) -> tuple[Int64s, Int32s, Int32s]:
-        """Window, place and group of all groups of these windows, ascending by window and place."""
-        each = [(w, p, g) for w in windows for p, g in sorted(self._group_of[w].items())]
+    def _open_groups(
+        self, windows: Sequence[int], among: Container[int] | None = None
+    ) -> tuple[Int64s, Int32s, Int32s]:
+        """Window, place and group of the groups of these windows, all or those `among`, by window and place."""
+        each = [(w, p, g) for w in windows for p, g in sorted(self._group_of[w].items()) if among is None or g in among]
         columns = np.array(each, np.int64).reshape(-1, 3).T
         return columns[0].copy(), columns[1].astype(np.int32), columns[2].astype(np.int32)
 
@@ -242,6 +258,7 @@ class WindowedSample:
             kept=counts,
         )
         self._candidates.close(groups)
+        self._changed.difference_update(groups.tolist())
         self._n[groups] = 0
         for window in windows:
             del self._group_of[window]

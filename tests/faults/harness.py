@@ -473,7 +473,7 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
     def _check_books(self, partition: int) -> None:
         """The committed ledger, at the committed watermark, is what the oracle counts there (A18)."""
         body = self.last_chunk(partition)
-        delta = decode_delta(body.join)
+        delta = decode_delta(body.step)
         outcome = self.workload.outcome(partition, delta.watermark)
         for number in range(len(outcome.rows)):
             rows, feedback = delta.ledger.row_counts(number), delta.ledger.feedback_counts(number)

@@ -325,7 +325,7 @@ def _flow_once(scene: Scene, number: int) -> None:
 def _elements(body: state.ChunkBody) -> int:
     from streamsample.labels import decode_delta
 
-    delta = decode_delta(body.join)
+    delta = decode_delta(body.step)
     return len(delta.rows.offset) + len(delta.matches.offset) + len(delta.waiting.offset)
 
 
