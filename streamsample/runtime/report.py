@@ -178,6 +178,7 @@ class Report:
         elif kind == "prediction":
             counter = metrics.duplicates if labels[0] == "duplicate" else metrics.late
             counter.labels(self._plan.input.topic).inc(count)
+            progress.late += count if labels[0] == "late" else 0
         elif kind == "before_start":
             metrics.before_start.labels(self._plan.input.topic).inc(count)
         elif kind == "idle_advances":

@@ -103,7 +103,7 @@ def check_body(body: ChunkBody, shape: str, partitions: int, where: TopicPartiti
 @dataclass(frozen=True, slots=True)
 class Logged:
     """What a chunk holds for a restore. needed_until: up to which watermark; elements: how many rows, matches and
-    feedback, or candidates; last_row: the largest offset of a row of the join, -1 without any.
+    feedback, or candidates and groups; last_row: the largest offset of a row of the join, -1 without any.
     """
 
     needed_until: int = _NEVER
@@ -121,7 +121,7 @@ class Logged:
     @staticmethod
     def of_windows(delta: WindowDelta) -> Logged:
         """Of a windowed sample's delta."""
-        return Logged(delta.needed_until, len(delta.candidates))
+        return Logged(delta.needed_until, delta.elements)
 
 
 @dataclass(frozen=True, slots=True)

@@ -423,7 +423,7 @@ class Task:
 
     def _snapshot_step(self) -> tuple[list[bytes | memoryview], Logged]:
         if self.windows is not None:
-            if self.log.stale_rows(self.windows.held) is not None:
+            if self.log.stale_rows(self.windows.elements) is not None:
                 self.windows.rewrite()
             part = self.windows.snapshot_delta()
             return [encode_window_delta(part)], Logged.of_windows(part)

@@ -52,6 +52,11 @@ class WindowDelta:
     candidates: NDArray[np.void]
     rows: RowColumns
 
+    @property
+    def elements(self) -> int:
+        """Candidates and groups."""
+        return len(self.candidates) + len(self.groups.window)
+
 
 def encode_window_delta(delta: WindowDelta) -> bytes:
     """The delta in its binary form."""

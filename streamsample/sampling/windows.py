@@ -50,6 +50,11 @@ class WindowedSample:
         """Candidates of all open windows."""
         return len(self._candidates)
 
+    @property
+    def elements(self) -> int:
+        """What a delta of everything would hold: candidates, and the groups that they are in."""
+        return self.held + sum(len(groups) for groups in self._group_of.values())
+
     def bytes_used(self) -> int:
         """Bytes of memory that the state takes."""
         return self._candidates.memory_bytes() + self._kept.bytes_used()

@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
+from streamsample.records import TopicPartition
+from streamsample.runtime.state import ChunkLog, decode_body
+from streamsample.runtime.task import Task
+from streamsample.sampling.window_delta import decode_window_delta
 from tests.acceptance.cluster import MakeJob
 from tests.acceptance.timelines import T0, Event, OneTask, later
-from tests.acceptance.windows import COUNTRIES, GRACE, RECENCY, RESERVOIR, WEIGHTED, WINDOW, drawn, only, shown
+from tests.acceptance.windows import COUNTRIES, GRACE, RECENCY, RESERVOIR, WEIGHTED, WINDOW, K, drawn, only, shown
 
 DESIGNS = pytest.mark.parametrize(
     "design",
@@ -18,6 +22,7 @@ DESIGNS = pytest.mark.parametrize(
     ids=["reservoir", "exponential", "priority", "recency", "recency_by_weight"],
 )
 END = later("1h", ["shown"])
+WHERE = TopicPartition("job.changelog", 0)
 
 
 def said(task: OneTask) -> dict[str, dict[str, Any]]:
@@ -110,6 +115,28 @@ def test_b10_strata_that_are_not_declared_share_bounded_places() -> None:
     assert sum(n for n, _ in places) == 2_003
     assert len(records) == 4 * 10 + 3  # min(n, k) of the declared one
     assert {record["sampling"]["stratum"] for record in records if record["features"]["id"][0] == "d"} == {"DE"}
+
+
+def test_b14_the_changelog_stays_within_twice_the_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One long window: what was displaced is in old chunks, which go when what is left of them is written again."""
+    monkeypatch.setattr(ChunkLog, "_SLACK", 10)
+    events = [Event("shown", T0 + WINDOW + number, f"p{number}", {"country": "IS"}) for number in range(1_000)]
+    task = OneTask(only(RESERVOIR))
+    for at in range(0, 1_000, 4):
+        task.play(events[at : at + 4])
+        task.commit()
+        first = task.task.log.position().first
+        chunks = [chunk for chunk in task.chunks if chunk.sequence >= first]
+        elements = sum(decode_window_delta(decode_body(chunk, WHERE).step).elements for chunk in chunks)
+        assert elements <= 2 * (K + 1) + 10 + (4 + 1) + (K + 1)  # the last commit's, and what was written again
+    assert first > 200
+    assert task.task.windows is not None
+    assert task.task.windows.held == K
+    fresh = Task(task.plan, 0, task.settings)
+    fresh.restore(chunks, dict(task.task.positions), WHERE)
+    task.task = fresh
+    task.play(with_country(END))
+    assert said(task) == drawn(events, RESERVOIR)
 
 
 def test_a_task_counts_what_it_kept_by_declared_stratum() -> None:
