@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from streamsample.clock import Clock
@@ -42,7 +42,7 @@ class Commit:
     totals: Mapping[int, Totals]
     uncommitted: Uncommitted
     started_ms: int
-    seconds: float = field(default=0.0)
+    seconds: float = 0.0
 
 
 class Sink:
