@@ -140,6 +140,30 @@ class JobProcess:
             self._lines.append((self.seconds(), line.rstrip("\n")))
 
 
+_SAMPLING_JOB = """\
+job: {name}
+kafka: {{bootstrap_servers: "{servers}"}}
+start: earliest
+input:
+  topic: {topic}
+  format: avro
+  schema_file: impression.avsc
+  id: impression_id
+  time: {{field: served_at, unit: ms}}
+sample: {{{sample}}}
+output: {{topic: {name}.out}}
+metrics: {{port: 0}}
+state: {{directory: {name}}}
+"""
+
+
+def sampling_job(folder: Path, name: str, servers: str, topic: str, sample: str) -> Path:
+    """The file of a job that samples impressions. sample: what stands in its section `sample`."""
+    path = folder / f"{name}.yaml"
+    path.write_text(_SAMPLING_JOB.format(name=name, servers=servers, topic=topic, sample=sample))
+    return path
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """A job that read its inputs to their end.

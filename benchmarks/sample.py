@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from benchmarks.jobs import Work, run_to_the_end
+from benchmarks.jobs import Work, run_to_the_end, sampling_job
 from benchmarks.loops import run_loop
 from benchmarks.processes import Failed, call
 from benchmarks.results import Figure, Target
@@ -15,21 +14,7 @@ from benchmarks.settings import Settings, in_turn, round_of
 
 LOOP = "loop over kafka-python and fastavro"
 _TOPIC = "bench.sample"
-_JOB = """\
-job: {name}
-kafka: {{bootstrap_servers: "{servers}"}}
-start: earliest
-input:
-  topic: {topic}
-  format: avro
-  schema_file: impression.avsc
-  id: impression_id
-  time: {{field: served_at, unit: ms}}
-sample: {{design: stratified, by: country, rate: 0.01, rates: {{IS: 0.05}}, seed: 7}}
-output: {{topic: {name}.out}}
-metrics: {{port: 0}}
-state: {{directory: {name}}}
-"""
+_DESIGN = "design: stratified, by: country, rate: 0.01, rates: {IS: 0.05}, seed: 7"
 
 
 def measure(settings: Settings) -> list[Figure]:
@@ -62,9 +47,7 @@ def measure(settings: Settings) -> list[Figure]:
 
 def _run(settings: Settings, number: int) -> Work:
     name = f"bench-sample-{number}"
-    job_file = Path(settings.folder, f"{name}.yaml")
-    job_file.write_text(_JOB.format(name=name, servers=settings.servers, topic=_TOPIC))
-    work = run_to_the_end(job_file)
+    work = run_to_the_end(sampling_job(settings.folder, name, settings.servers, _TOPIC, _DESIGN))
     settings.say(
         f"sample: read {work.ended.read:,}, wrote {work.ended.wrote:,} in {work.working_seconds:.2f} s "
         f"({work.whole_seconds:.2f} s with its start)"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from benchmarks.jobs import Work, run_to_the_end
+from benchmarks.jobs import Work, run_to_the_end, sampling_job
 from benchmarks.loops import run_loop
 from benchmarks.processes import Failed, call
 from benchmarks.results import Figure, Target
@@ -24,21 +23,7 @@ PUBLISHED = {
 K, WINDOW_MS, SPAN_MS = 1_000, 200_000, 600_000
 _TOPIC = "bench.windows"
 _DESIGNS = {"reservoirs": "design: reservoir", "weighted reservoirs": "design: weighted, weight: price"}
-_JOB = """\
-job: {name}
-kafka: {{bootstrap_servers: "{servers}"}}
-start: earliest
-input:
-  topic: {topic}
-  format: avro
-  schema_file: impression.avsc
-  id: impression_id
-  time: {{field: served_at, unit: ms}}
-sample: {{{design}, k: 1000, window: 200s, by: device, strata: [phone, tablet, desktop, tv], scope: partition, seed: 7}}
-output: {{topic: {name}.out}}
-metrics: {{port: 0}}
-state: {{directory: {name}}}
-"""
+_WINDOWS = "k: 1000, window: 200s, by: device, strata: [phone, tablet, desktop, tv], scope: partition, seed: 7"
 
 
 def measure(settings: Settings) -> list[Figure]:
@@ -82,9 +67,8 @@ def measure(settings: Settings) -> list[Figure]:
 
 
 def _run(settings: Settings, name: str, design: str) -> Work:
-    job_file = Path(settings.folder, f"{name}.yaml")
-    job_file.write_text(_JOB.format(name=name, servers=settings.servers, topic=_TOPIC, design=_DESIGNS[design]))
-    work = run_to_the_end(job_file)
+    sample = f"{_DESIGNS[design]}, {_WINDOWS}"
+    work = run_to_the_end(sampling_job(settings.folder, name, settings.servers, _TOPIC, sample))
     settings.say(
         f"windows: {design}: read {work.ended.read:,}, wrote {work.ended.wrote:,} in {work.working_seconds:.2f} s "
         f"({work.whole_seconds:.2f} s with its start)"
