@@ -245,7 +245,7 @@ def _strata(value: Any) -> tuple[str, ...]:
     names = tuple(str(item) for item in value)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise Wrong(f"names {show(twice)} twice")
+        raise Wrong("must name each stratum once", f"{show(twice)} is there twice")
     return names
 
 

@@ -8,6 +8,7 @@ their order nor what was read in between (see `bottom_k`).
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -34,6 +35,8 @@ class WindowedSample:
         self._kept = KeptRows()
         self._group_of: dict[int, dict[int, int]] = {}
         """The group of each open window and place."""
+        self._by_time: list[int] = []
+        """The open windows, a heap: closing looks at what closes only."""
         self._n = np.empty(0, np.int64)
         self._changed: set[int] = set()
         """Groups that had records since the last delta."""
@@ -75,15 +78,16 @@ class WindowedSample:
     def on_watermark(self, watermark: int) -> Drawn | None:
         """Close the windows whose end and grace lie before the watermark; their samples, or None if none closed."""
         self.watermark = max(self.watermark, watermark)
-        first = self._first_open()
-        closing = sorted(window for window in self._group_of if window < first)
+        first, closing = self._first_open(), list[int]()
+        while self._by_time and self._by_time[0] < first:
+            closing.append(heappop(self._by_time))
         return self._close(closing) if closing else None
 
     def next_deadline(self) -> int | None:
         """The watermark up to which (inclusive) nothing closes. None: no window is open."""
-        if not self._group_of:
+        if not self._by_time:
             return None
-        return (min(self._group_of) + 1) * self.settings.window_ms + self.settings.grace_ms
+        return (self._by_time[0] + 1) * self.settings.window_ms + self.settings.grace_ms
 
     def rewrite(self) -> None:
         """Put everything that is held into the next delta again, so that older ones can go."""
@@ -179,12 +183,8 @@ class WindowedSample:
         numbers = np.arange(begin, self._kept.end)
         source = np.zeros(len(near), np.int64)
         self._candidates.update(group[near], unit[near], weight[near], source, offset, numbers)
-        if self._kept.crowded(self._most()):
+        if self._kept.crowded(self.held):
             self._let_go()
-
-    def _most(self) -> int:
-        """At most so many candidates can be held."""
-        return sum(len(groups) for groups in self._group_of.values()) * self.settings.k
 
     def _let_go(self) -> None:
         """Forget the bytes of rows that are no candidates any more."""
@@ -213,21 +213,20 @@ class WindowedSample:
             met = np.flatnonzero(np.bincount(code, minlength=most))
             table = np.zeros(most, np.int32)
             table[met] = self._of_codes(met, low, places)
-            code_groups: Int32s = table[code]
-            return code_groups
+            found: Int32s = table[code]
+            return found
         met, inverse = np.unique(code, return_inverse=True)
-        numbered: Int32s = self._of_codes(met, low, places)[inverse]
-        return numbered
+        return self._of_codes(met, low, places)[inverse]
 
     def _of_codes(self, codes: Int64s, low: int, places: int) -> Int32s:
-        found = np.empty(len(codes), np.int32)
-        for number, code in enumerate(codes.tolist()):
-            window, place = low + code // places, code % places
-            groups = self._group_of.setdefault(window, {})
-            group = groups.get(place)
-            if group is None:
-                group = groups[place] = int(self._candidates.open()[0])
-            found[number] = group
+        pairs = [(low + code // places, code % places) for code in codes.tolist()]
+        missing = [(window, place) for window, place in pairs if place not in self._group_of.get(window, ())]
+        for (window, place), group in zip(missing, self._candidates.open(len(missing)).tolist(), strict=True):
+            if window not in self._group_of:
+                self._group_of[window] = {}
+                heappush(self._by_time, window)
+            self._group_of[window][place] = group
+        found = np.array([self._group_of[window][place] for window, place in pairs], np.int32)
         self._changed.update(found.tolist())
         if len(self._group_of) > self.settings.windows_max:
             raise StateError(
