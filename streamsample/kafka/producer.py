@@ -25,7 +25,6 @@ from streamsample.errors import (
     TransactionFailedError,
 )
 from streamsample.kafka.crash import crash_point
-from streamsample.kafka.packing import PackingThread
 from streamsample.kafka.partitioner import partitions_of
 from streamsample.kafka.producer_seam import Deadline, check_producer_seam
 from streamsample.kafka.topics import TopicLimits
@@ -38,6 +37,7 @@ from streamsample.kafka.transaction import (
     Transactions,
 )
 from streamsample.kafka.wire_encode import BatchEncoder, Columns, Plan, RowTooLargeError, oversized, plan
+from streamsample.kafka.writer_thread import WriterThread
 from streamsample.records import Int64s, Spans, TopicPartition
 
 log = logging.getLogger(__name__)
@@ -78,9 +78,9 @@ class TransactionalProducer:
         self._committing = False
         self._gone: BaseException | None = None
         self._result: CommitResult | None = None
-        """Of the last commit, until it is asked for. Set by the packing thread."""
+        """Of the last commit, until it is asked for. Set by the writing thread."""
         self._transactions = Transactions(client, transactional_id, self.settings)
-        self._packing = PackingThread(f"packing-{transactional_id}", self.settings.packing_bytes_max)
+        self._writer = WriterThread(f"writer-{transactional_id}", self.settings.waiting_bytes_max)
 
     # -- what is known of topics ------------------------------------------------------------------
 
@@ -144,7 +144,7 @@ class TransactionalProducer:
     ) -> None:
         """Write the values that `build` returns, without keys, to one partition; they are compressed already.
 
-        `build` is called beside the caller, on the thread that packs, and holds `build_bytes` of memory until then.
+        `build` is called beside the caller, on the writing thread, and holds `build_bytes` of memory until then.
         What it raises, and a value too large, is raised by a later call.
         """
         self._require_open()
@@ -182,7 +182,7 @@ class TransactionalProducer:
         """Wait until the broker has all that was sent. The transaction stays open, nothing is visible yet."""
         self._require_open()
         with self._discarded_on_failure("flush"):
-            self._wait_for_packing()
+            self._wait_for_writer()
             return self._transactions.delivered()
 
     def commit(self, offsets: Positions | None = None, group_metadata: Any = None) -> CommitResult:
@@ -195,7 +195,7 @@ class TransactionalProducer:
     def commit_beside(self, offsets: Callable[[CommitResult], Positions], group_metadata: Any = None) -> None:
         """Begin to commit all that was sent, with the group's offsets, fenced by `group_metadata`, beside the caller.
 
-        offsets: called on the packing thread with what was written, once the broker has all of it; returns the next
+        offsets: called on the writing thread with what was written, once the broker has all of it; returns the next
         position and the metadata of each partition. The next transaction can be opened at once; what it sends waits
         until this one has ended. `committed` tells how it ended, and must have been asked before the next commit.
         """
@@ -219,9 +219,9 @@ class TransactionalProducer:
             return None
         with self._discarded_on_failure("commit"):
             if wait:
-                self._wait_for_packing()
-            elif self._packing.failure is not None:
-                raise self._packing.failure
+                self._wait_for_writer()
+            elif self._writer.failure is not None:
+                raise self._writer.failure
         result, self._result = self._result, None
         self._committing = result is None
         return result
@@ -295,22 +295,22 @@ class TransactionalProducer:
 
     def _have_done(self, size: int, work: Callable[[], None]) -> None:
         limit = Deadline(self.settings.work_ms)
-        if not self._packing.put(size, work, limit):
-            self._raise_packing_failure(limit)
+        if not self._writer.put(size, work, limit):
+            self._raise_writer_failure(limit)
 
-    def _wait_for_packing(self) -> None:
+    def _wait_for_writer(self) -> None:
         limit = Deadline(self.settings.work_ms)
-        if not self._packing.wait(limit):
-            self._raise_packing_failure(limit)
+        if not self._writer.wait(limit):
+            self._raise_writer_failure(limit)
 
     def _commit(self, offsets: Callable[[CommitResult], Positions], group_metadata: Any) -> None:
-        """On the packing thread."""
+        """On the writing thread."""
         self._result = self._transactions.commit(offsets, group_metadata)
 
     def _pack_built(
         self, source: TopicPartition, timestamp: int, build: Callable[[], Spans], record_bytes: int
     ) -> None:
-        """Build values and hand them over. On the packing thread."""
+        """Build values and hand them over. On the writing thread."""
         values = build()
         columns = Columns.of(np.full(len(values), timestamp, np.int64), Spans.nulls(len(values)), values)
         batches = self._cut(source.topic, columns, None, record_bytes)
@@ -319,11 +319,11 @@ class TransactionalProducer:
             self._transactions.write(self._plain_encoder, source, columns, begin, end, size)
             begin = end
 
-    def _raise_packing_failure(self, limit: Deadline) -> NoReturn:
-        if self._packing.failure is not None:
-            raise self._packing.failure
+    def _raise_writer_failure(self, limit: Deadline) -> NoReturn:
+        if self._writer.failure is not None:
+            raise self._writer.failure
         raise TransactionFailedError(
-            f"batches were not packed and committed within {limit.limit_ms} ms", remedy=ROLL_BACK
+            f"batches were not written and committed within {limit.limit_ms} ms", remedy=ROLL_BACK
         )
 
     # -- failing ----------------------------------------------------------------------------------
@@ -362,13 +362,13 @@ class TransactionalProducer:
         with suppress(Exception):
             self._roll_back(self.settings.abort_timeout_ms)
         self._open = self._committing = False
-        self._packing.close(Deadline(self.settings.abort_timeout_ms))
+        self._writer.close(Deadline(self.settings.abort_timeout_ms))
         self._transactions.stop(self.settings.abort_timeout_ms)
         log.info("producer %s discarded: %s", self.transactional_id, why)
 
     def _roll_back(self, limit_ms: int) -> bool:
         """Drop what waits and abort what is open. Whether the library can go on."""
-        if not self._packing.clear(Deadline(limit_ms)):
+        if not self._writer.clear(Deadline(limit_ms)):
             # What it still hands over would be in the next transaction.
             raise TransactionFailedError(f"the work in hand did not end within {limit_ms} ms", remedy=ROLL_BACK)
         return self._transactions.roll_back(limit_ms)

@@ -39,14 +39,14 @@ class ProducerSettings:
     """Limits of one producer. Times in ms; request <= delivery < transaction timeout, else ValueError.
 
     transaction_timeout_ms bounds how long a killed worker blocks readers of read_committed. in_flight_bytes_max: handed
-    over and not yet acknowledged, compressed. packing_bytes_max: taken, not yet compressed. batch_bytes: of one batch
+    over and not yet acknowledged, compressed. waiting_bytes_max: taken, not yet compressed. batch_bytes: of one batch
     before compression (a larger record goes alone).
     """
 
     codec: Codec = "lz4"
     batch_bytes: int = 1_000_000
     in_flight_bytes_max: int = 64 * 1024 * 1024
-    packing_bytes_max: int = 32 * 1024 * 1024
+    waiting_bytes_max: int = 32 * 1024 * 1024
     transaction_timeout_ms: int = 12_000
     delivery_timeout_ms: int = 8_000
     request_timeout_ms: int = 4_000
@@ -68,7 +68,7 @@ class ProducerSettings:
 
     @property
     def work_ms(self) -> int:
-        """How long all that was given to the packing thread may take, a commit and its waits included."""
+        """How long all that was given to the writing thread may take, a commit and its waits included."""
         return 2 * self.arrival_ms + 2 * self.commit_timeout_ms
 
 

@@ -334,7 +334,7 @@ def test_a_missing_topic_and_a_missing_partition(make: Make, topic: str) -> None
     producer.commit()
 
 
-# -- values that are built on the packing thread ----------------------------------------------------------
+# -- values that are built on the writing thread ----------------------------------------------------------
 
 
 def test_built_values_are_written_where_they_were_asked_for(make: Make, topic: str, broker: Broker) -> None:

@@ -11,7 +11,7 @@ from streamsample.kafka.producer_seam import Deadline
 Work = Callable[[], None]
 
 
-class PackingThread:
+class WriterThread:
     """Runs pieces of work one after another, in the order given, beside the thread that gives them.
 
     What waits is bounded by its size. After a piece has raised, the rest is dropped, and the error is kept in `failure`
