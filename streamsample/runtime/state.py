@@ -229,7 +229,8 @@ def delta_of(body: ChunkBody, schemas: Sequence[SchemaName], where: TopicPartiti
 def windows_of(body: ChunkBody, schemas: Sequence[SchemaName], where: TopicPartition) -> WindowDelta:
     """The windowed sample's part of a chunk. As `delta_of`."""
     delta = decode_window_delta(body.step)
-    return replace(delta, rows=replace(delta.rows, schema=_renumbered(delta.rows.schema, body, schemas, where)))
+    schema = _renumbered(delta.part.rows.schema, body, schemas, where)
+    return replace(delta, part=replace(delta.part, rows=replace(delta.part.rows, schema=schema)))
 
 
 def _renumbered(rows: Int16s, body: ChunkBody, schemas: Sequence[SchemaName], where: TopicPartition) -> Int16s:

@@ -38,6 +38,7 @@ from streamsample.runtime.windowing import offered, unusable_weights
 from streamsample.sampling.design import unit_hash
 from streamsample.sampling.window_columns import Details, Drawn
 from streamsample.sampling.window_delta import encode_window_delta
+from streamsample.sampling.window_samples import samples_of
 
 if TYPE_CHECKING:
     from streamsample.sampling.windows import WindowedSample
@@ -211,7 +212,7 @@ class Task:
             payload = self.plan.input.projector.splice(some.batch.values, some.projection, some.rows)
             return Details(some.projection.schema[some.rows], self._split_of(some), payload)
 
-        late = windows.on_records(offered(draw, events, unit, stratum), details)
+        late = windows.on_records(offered(draw, self.partition, events, unit, stratum), details)
         self.counts[SEPARATOR.join(("prediction", "late"))] += int(np.count_nonzero(late))
         self._refuse(events, np.flatnonzero(late), "late", "its window had closed before it was read", stage="sample")
 
@@ -344,12 +345,12 @@ class Task:
         written = 0
         while windows.watermark < goal and written < _ROWS_AT_ONCE:
             due = windows.next_deadline()
-            drawn = windows.on_watermark(goal if due is None or due >= goal else due + 1)
-            if drawn is not None:
+            part = windows.on_watermark(goal if due is None or due >= goal else due + 1)
+            if part is not None:
                 self._changed = True
+                drawn = samples_of(windows.settings, part)
                 self._count_windows(drawn)
-                idle = drawn.settled_at >= self.watermark.value_without_idle
-                self._emit(self._records.of_drawn(drawn, self.partition, idle))
+                self._emit(self._records.of_drawn(drawn, drawn.settled_at >= self.watermark.value_without_idle))
                 written += len(drawn)
         self.behind = windows.watermark < goal
         return not self.behind

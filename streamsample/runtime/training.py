@@ -103,9 +103,10 @@ class TrainingRecords:
         """The records of a job without targets: final as soon as they are drawn."""
         sampling = None if self._plan.draw is None else by_rate(sampled.probability, sampled.stratum)
         closed_by = np.full(len(sampled.ts), _EVENT, np.int8)
-        return Encoded(sampled.ts, sampled.ids, self._unlabelled(sampled, sampling, partition, closed_by))
+        partitions = np.full(len(sampled.ts), partition)
+        return Encoded(sampled.ts, sampled.ids, self._unlabelled(sampled, sampling, partitions, closed_by))
 
-    def of_drawn(self, drawn: Drawn, partition: int, idle: Bools) -> Encoded:
+    def of_drawn(self, drawn: Drawn, idle: Bools) -> Encoded:
         """The records of windows that have closed. idle: bool[m], as `of_settled`."""
         sampling = SamplingColumns(
             probability=drawn.probability,
@@ -120,13 +121,13 @@ class TrainingRecords:
             rows.ts, rows.offset, rows.ids, rows.payload, rows.schema, rows.split, rows.stratum, drawn.probability
         )
         closed_by = np.where(idle, _IDLE, _EVENT).astype(np.int8)
-        return Encoded(drawn.settled_at, rows.ids, self._unlabelled(sampled, sampling, partition, closed_by))
+        return Encoded(drawn.settled_at, rows.ids, self._unlabelled(sampled, sampling, drawn.source, closed_by))
 
     def _unlabelled(
         self,
         sampled: Sampled,
         sampling: SamplingColumns | None,
-        partition: int,
+        partition: Int64s,
         closed_by: np.ndarray[tuple[int], np.dtype[np.int8]],
     ) -> Spans:
         count = len(sampled.ts)
@@ -141,7 +142,7 @@ class TrainingRecords:
             targets=(),
             sampling=sampling,
             split=sampled.split,
-            partition=np.full(count, partition, np.int32),
+            partition=partition.astype(np.int32),
             offset=sampled.offset,
             index=np.zeros(count, np.int32),
             closed_by=closed_by,

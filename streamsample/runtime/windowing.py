@@ -19,10 +19,11 @@ def unusable_weights(events: Events, path: str) -> Int64s:
     return np.flatnonzero(~column.valid[events.rows] | unusable(weight))
 
 
-def offered(draw: WindowDraw, events: Events, unit: Spans, stratum: Spans | None) -> Offered:
+def offered(draw: WindowDraw, partition: int, events: Events, unit: Spans, stratum: Spans | None) -> Offered:
     """The events with their units' hashes and their weights. unit, stratum: m spans, no nulls."""
     rows = events.rows
     weight = np.ones(len(rows))
     if draw.weight is not None:
         weight = events.projection.number(draw.weight).values[rows].astype(np.float64)
-    return Offered(events.batch.offsets[rows], events.times, hash64(unit, draw.seed), weight, stratum, events.ids)
+    hashes = hash64(unit, draw.seed)
+    return Offered(partition, events.batch.offsets[rows], events.times, hashes, weight, stratum, events.ids)

@@ -16,13 +16,11 @@ from streamsample.records import Int64s, Spans
 @dataclass(frozen=True, slots=True)
 class RowColumns:
     """n records. ts: event times in ms; offset: in the input's partition; schema: of the payload; split: which part;
-    window: the number of the window, ts // its size; place: of the stratum; ids, payload: bytes; stratum: null without.
+    ids, payload: bytes; stratum: null without.
     """
 
     ts: Int64s
     offset: Int64s
-    window: Int64s
-    place: NDArray[np.int32]
     schema: NDArray[np.int16]
     split: NDArray[np.int8]
     ids: Spans
@@ -44,8 +42,7 @@ class RowColumns:
     def empty() -> RowColumns:
         """No records."""
         long, null = np.empty(0, np.int64), Spans.nulls(0)
-        kinds = np.empty(0, np.int32), np.empty(0, np.int16), np.empty(0, np.int8)
-        return RowColumns(long, long, long, *kinds, null, null, null)
+        return RowColumns(long, long, np.empty(0, np.int16), np.empty(0, np.int8), null, null, null)
 
     @staticmethod
     def concat(parts: Sequence[RowColumns]) -> RowColumns:

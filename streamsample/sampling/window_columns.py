@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +34,11 @@ class WindowSettings:
 class Offered:
     """n records of one partition, ascending by offset.
 
-    ts: event times, ms; unit: the keyed hash of each unit, uint64[n]; weight: float64[n] > 0, or 0 for never; stratum:
-    n spans without nulls, or None.
+    source: the partition's number; ts: event times, ms; unit: the keyed hash of each unit, uint64[n]; weight:
+    float64[n] > 0, or 0 for never; stratum: n spans without nulls, or None.
     """
 
+    source: int
     offset: Int64s
     ts: Int64s
     unit: NDArray[np.uint64]
@@ -55,15 +57,55 @@ class Details:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupColumns:
+    """g groups, the strata of windows. n: all the records each has had; threshold: τ, infinite where none was left out;
+    kept: how many candidates of it stand beside this.
+    """
+
+    window: Int64s
+    place: Int32s
+    n: Int64s
+    threshold: Float64s
+    kept: Int64s
+
+    def take(self, rows: Int64s) -> GroupColumns:
+        """The groups at `rows`."""
+        return GroupColumns(*(getattr(self, column.name)[rows] for column in fields(self)))
+
+    @staticmethod
+    def concat(parts: Sequence[GroupColumns]) -> GroupColumns:
+        """All groups of `parts`, at least one, in order."""
+        columns = ([getattr(part, column.name) for part in parts] for column in fields(GroupColumns))
+        return GroupColumns(*map(np.concatenate, columns))
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPart:
+    """What is held of some windows. candidates: structured array of `CANDIDATE`, by group and within a group by rank;
+    rows: what is kept of each, in the same order.
+    """
+
+    groups: GroupColumns
+    candidates: NDArray[np.void]
+    rows: RowColumns
+
+    def __len__(self) -> int:
+        """Candidates, of all groups."""
+        return len(self.candidates)
+
+
+@dataclass(frozen=True, slots=True)
 class Drawn:
     """The samples of windows that have closed: m records by window, place and rank.
 
-    probability: π; threshold: τ, on the scale of ranks, NaN where nothing was left out; n: records that the window had
-    of the place, k: units that were asked for. settled_at: the window's end and the grace. For each of the g groups
-    that closed: places, of its stratum; seen: its records; kept: those of them in the sample.
+    source: the input's partition; probability: π; threshold: τ, on the scale of ranks, NaN where nothing was left out;
+    n: records that the window had of the place, k: units that were asked for. settled_at: the window's end and the
+    grace. For each of the g groups that closed: places, of its stratum; seen: its records; kept: those of them in the
+    sample.
     """
 
     rows: RowColumns
+    source: Int64s
     probability: Float64s
     threshold: Float64s
     n: Int64s

@@ -1,31 +1,34 @@
-"""Samples of fixed size per tumbling window of event time and stratum, of one task's records.
+"""What is held of tumbling windows of event time, by stratum, for samples of fixed size.
 
 Pure: arrays in, columns out. A window [w·size, (w+1)·size) closes once the watermark has passed its end and the grace;
-its sample is final then, and its memory is free. What the sample is depends on the set of its records alone: on neither
-their order nor what was read in between (see `bottom_k`).
+what is held of it is final then, and its memory is free. What that is depends on the set of its records alone: on
+neither their order nor what was read in between (see `bottom_k`). The samples are made of it by `window_samples`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
 from heapq import heappop, heappush
 
 import numpy as np
 
 from streamsample.errors import InvariantError, StateError
-from streamsample.records import Bools, Float64s, Int32s, Int64s, Spans
+from streamsample.records import Bools, Int32s, Int64s, Spans
 from streamsample.sampling.bottom_k import BottomK
 from streamsample.sampling.kept_rows import KeptRows, RowColumns
-from streamsample.sampling.ranks import decayed, probabilities
+from streamsample.sampling.ranks import decayed
 from streamsample.sampling.strata import Places
-from streamsample.sampling.window_columns import Details, Drawn, Offered, WindowSettings
-from streamsample.sampling.window_delta import GroupColumns, WindowDelta
+from streamsample.sampling.window_columns import Details, GroupColumns, Offered, WindowPart, WindowSettings
+from streamsample.sampling.window_delta import WindowDelta
 
 _NEVER = -(2**62)
 
 
 class WindowedSample:
-    """The windowed sample of one task. Not thread-safe; deterministic."""
+    """The open windows of one task: of its partition's records, or of what all partitions hold. Not thread-safe;
+    deterministic.
+    """
 
     def __init__(self, settings: WindowSettings) -> None:
         self.settings = settings
@@ -75,8 +78,22 @@ class WindowedSample:
             self._take(offered, window, rows, details)
         return late
 
-    def on_watermark(self, watermark: int) -> Drawn | None:
-        """Close the windows whose end and grace lie before the watermark; their samples, or None if none closed."""
+    def on_part(self, part: WindowPart) -> None:
+        """Unite with what another partition held of windows when they closed there. Each of its groups comes once.
+
+        Raises StateError when too many windows are open.
+        """
+        group = self._groups(part.groups.window, part.groups.place)
+        self._n[group] += part.groups.n
+        candidates = part.candidates.copy()
+        candidates["row"] = np.arange(self._kept.end, self._kept.end + len(part))
+        self._kept.add(part.rows)
+        self._candidates.absorb(group, part.groups.kept, part.groups.threshold, candidates)
+        if self._kept.crowded(self.held):
+            self._let_go()
+
+    def on_watermark(self, watermark: int) -> WindowPart | None:
+        """Close the windows whose end and grace lie before the watermark: what is held of them, None if none closed."""
         self.watermark = max(self.watermark, watermark)
         first, closing = self._first_open(), list[int]()
         while self._by_time and self._by_time[0] < first:
@@ -98,19 +115,10 @@ class WindowedSample:
         """What changed since the last call (or since `restore`): it costs what changed, not what is open."""
         if self._kept.crowded(self.held):
             self._let_go()
-        window, place, group = self._open_groups(sorted(self._group_of), self._changed)
-        self._changed = set()
-        _, threshold, candidates = self._candidates.gather(group)
-        fresh = candidates[candidates["row"] >= self._saved]
-        self._saved = self._kept.end
-        ends = (window + 1) * self.settings.window_ms + self.settings.grace_ms
-        return WindowDelta(
-            watermark=self.watermark,
-            needed_until=int(ends.max(initial=_NEVER)),
-            groups=GroupColumns(window, place, self._n[group], threshold),
-            candidates=fresh,
-            rows=self._kept.get(fresh["row"]),
-        )
+        _, part = self._part(sorted(self._group_of), self._changed, self._saved)
+        self._changed, self._saved = set(), self._kept.end
+        ends = (part.groups.window + 1) * self.settings.window_ms + self.settings.grace_ms
+        return WindowDelta(self.watermark, int(ends.max(initial=_NEVER)), part)
 
     def restore(self, deltas: Sequence[WindowDelta]) -> None:
         """Rebuild the state from deltas, oldest first, into a fresh object."""
@@ -119,31 +127,34 @@ class WindowedSample:
         if not deltas:
             return
         self.watermark = deltas[-1].watermark
-        window, place, n, threshold = self._newest(deltas)
-        group = self._groups(window, place)
-        self._n[group] = n
-        candidates = np.concatenate([delta.candidates for delta in deltas])
-        rows = RowColumns.concat([delta.rows for delta in deltas])
+        parts = [delta.part for delta in deltas]
+        groups = GroupColumns.concat([part.groups for part in parts])
+        newest, number = self._newest(groups)
+        open_groups = groups.take(newest)
+        group = self._groups(open_groups.window, open_groups.place)
+        self._n[group] = open_groups.n
+        candidates = np.concatenate([part.candidates for part in parts])
+        rows = RowColumns.concat([part.rows for part in parts])
         # What was displaced since has a rank above the threshold; what was written twice is united.
-        number = _positions(window, place, rows.window, rows.place)
+        number = np.repeat(number, groups.kept)
         order = np.lexsort([*(candidates[name] for name in ("position", "source", "unit", "rank")), number])
         order = order[np.searchsorted(number[order], 0) :]
         self._kept.add(rows.take(order))
         candidates = candidates[order]
         candidates["row"] = np.arange(len(order))
         count = np.bincount(number[order], minlength=len(group))
-        self._candidates.absorb(group, count, threshold, candidates)
+        self._candidates.absorb(group, count, open_groups.threshold, candidates)
         self._saved, self._changed = self._kept.end, set()
 
-    def _newest(self, deltas: Sequence[WindowDelta]) -> tuple[Int64s, Int32s, Int64s, Float64s]:
-        """Window, place, n and threshold of all groups whose windows are open, as the newest delta has each."""
-        names = ("window", "place", "n", "threshold")
-        window, place, n, threshold = (
-            np.concatenate([getattr(delta.groups, name) for delta in deltas])[::-1] for name in names
-        )
-        _, newest = np.unique(np.stack([window, place]), axis=1, return_index=True)
-        newest = newest[window[newest] >= self._first_open()]
-        return window[newest], place[newest], n[newest], threshold[newest]
+    def _newest(self, groups: GroupColumns) -> tuple[Int64s, Int64s]:
+        """Where the newest of each group stands whose window is open, int64[m]; and of each of `groups`, which of those
+        m it is, int64[g], -1 if its window has closed.
+        """
+        pairs = np.stack([groups.window, groups.place])[:, ::-1]
+        unique, last, inverse = np.unique(pairs, axis=1, return_index=True, return_inverse=True)
+        is_open = unique[0] >= self._first_open()
+        number = np.where(is_open, np.cumsum(is_open) - 1, -1)
+        return len(groups.window) - 1 - last[is_open], number[inverse.reshape(-1)[::-1]]
 
     # -- taking -----------------------------------------------------------------------------------
 
@@ -170,8 +181,6 @@ class WindowedSample:
             RowColumns(
                 ts=offered.ts[chosen],
                 offset=offered.offset[chosen],
-                window=window[near],
-                place=place[near],
                 schema=more.schema,
                 split=more.split,
                 ids=offered.ids.take(chosen),
@@ -181,7 +190,7 @@ class WindowedSample:
         )
         offset = offered.offset[chosen]
         numbers = np.arange(begin, self._kept.end)
-        source = np.zeros(len(near), np.int64)
+        source = np.full(len(near), offered.source)
         self._candidates.update(group[near], unit[near], weight[near], source, offset, numbers)
         if self._kept.crowded(self.held):
             self._let_go()
@@ -237,40 +246,29 @@ class WindowedSample:
             self._n = np.concatenate([self._n, np.zeros(found.max() + 1 - len(self._n), np.int64)])
         return found
 
-    def _open_groups(
-        self, windows: Sequence[int], among: Container[int] | None = None
-    ) -> tuple[Int64s, Int32s, Int32s]:
-        """Window, place and group of the groups of these windows, all or those `among`, by window and place."""
+    def _part(
+        self, windows: Sequence[int], among: Container[int] | None = None, since: int = 0
+    ) -> tuple[Int32s, WindowPart]:
+        """What is held of these windows, by window and place: of all groups or those `among`, of the rows from the
+        number `since` on. And the groups.
+        """
         each = [(w, p, g) for w in windows for p, g in sorted(self._group_of[w].items()) if among is None or g in among]
-        columns = np.array(each, np.int64).reshape(-1, 3).T
-        return columns[0].copy(), columns[1].astype(np.int32), columns[2].astype(np.int32)
+        window, place, group = np.array(each, np.int64).reshape(-1, 3).T.astype(np.int64, "C")
+        groups = group.astype(np.int32)
+        counts, threshold, candidates = self._candidates.gather(groups)
+        if since:
+            fresh = candidates["row"] >= since
+            counts = np.bincount(np.repeat(np.arange(len(counts)), counts)[fresh], minlength=len(counts))
+            candidates = candidates[fresh]
+        columns = GroupColumns(window, place.astype(np.int32), self._n[groups], threshold, counts)
+        return groups, WindowPart(columns, candidates, self._kept.get(candidates["row"]))
 
-    def _close(self, windows: Sequence[int]) -> Drawn:
-        _, places, groups = self._open_groups(windows)
-        counts, thresholds, records = self._candidates.gather(groups)
-        threshold = np.repeat(thresholds, counts)
-        rows = self._kept.get(records["row"]).packed()
-        drawn = Drawn(
-            rows=rows,
-            probability=probabilities(self.settings.law, threshold, records["weight"]),
-            threshold=np.where(np.isfinite(threshold), threshold, np.nan),
-            n=np.repeat(self._n[groups], counts),
-            k=np.full(len(records), self.settings.k),
-            settled_at=(rows.window + 1) * self.settings.window_ms + self.settings.grace_ms,
-            places=places,
-            seen=self._n[groups],
-            kept=counts,
-        )
+    def _close(self, windows: Sequence[int]) -> WindowPart:
+        groups, part = self._part(windows)
+        part = replace(part, rows=part.rows.packed())  # what it lies in is let go
         self._candidates.close(groups)
         self._changed.difference_update(groups.tolist())
         self._n[groups] = 0
         for window in windows:
             del self._group_of[window]
-        return drawn
-
-
-def _positions(window: Int64s, place: Int32s, of_window: Int64s, of_place: Int32s) -> Int64s:
-    """The index of each (of_window, of_place) among the pairs (window, place); -1 where it is none of them."""
-    index = {pair: number for number, pair in enumerate(zip(window.tolist(), place.tolist(), strict=True))}
-    pairs = zip(of_window.tolist(), of_place.tolist(), strict=True)
-    return np.fromiter((index.get(pair, -1) for pair in pairs), np.int64, len(of_window))
+        return part

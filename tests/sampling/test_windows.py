@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from random import Random
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from streamsample.hashing import hash64, unit_interval
 from streamsample.records import Spans
 from streamsample.sampling.kept_rows import KeptRows
 from streamsample.sampling.ranks import Law
-from streamsample.sampling.window_columns import Details, Drawn, Offered, WindowSettings
+from streamsample.sampling.window_columns import Details, Drawn, Offered, WindowPart, WindowSettings
 from streamsample.sampling.window_delta import WindowDelta, decode_window_delta, encode_window_delta
+from streamsample.sampling.window_samples import samples_of
 from streamsample.sampling.windows import WindowedSample
 
 WINDOW, GRACE, K = 1_000, 50, 3
@@ -36,14 +38,16 @@ class Event:
 class Written:
     """What came out, by record: everything that the sample says of it."""
 
+    law: Law = "uniform"
     records: dict[int, tuple[object, ...]] = field(default_factory=dict)
 
-    def take(self, drawn: Drawn | None) -> None:
-        if drawn is None:
+    def take(self, part: WindowPart | None) -> None:
+        if part is None:
             return
+        drawn = samples_of(settings_of(self.law), part)
         rows = drawn.rows
         columns = (
-            rows.ts, rows.window, rows.schema, rows.split, rows.ids.to_list(), rows.stratum.to_list(),
+            rows.ts, rows.schema, rows.split, rows.ids.to_list(), rows.stratum.to_list(),
             rows.payload.to_list(), drawn.probability, drawn.threshold, drawn.n, drawn.k, drawn.settled_at,
         )  # fmt: skip
         for offset, *rest in zip(rows.offset.tolist(), *columns, strict=True):
@@ -59,8 +63,9 @@ def unit_of(events: list[Event], seed: int = 7) -> np.ndarray:
     return hash64(Spans.of([event.id.encode() for event in events]), seed)
 
 
-def offered(events: list[Event]) -> Offered:
+def offered(events: list[Event], source: int = 0) -> Offered:
     return Offered(
+        source=source,
         offset=np.array([event.offset for event in events], np.int64),
         ts=np.array([event.ts for event in events], np.int64),
         unit=unit_of(events),
@@ -70,13 +75,19 @@ def offered(events: list[Event]) -> Offered:
     )
 
 
-def show(sample: WindowedSample, events: list[Event]) -> list[bool]:
+def closed(sample: WindowedSample, watermark: int) -> Drawn:
+    part = sample.on_watermark(watermark)
+    assert part is not None
+    return samples_of(sample.settings, part)
+
+
+def show(sample: WindowedSample, events: list[Event], source: int = 0) -> list[bool]:
     def details(rows: np.ndarray) -> Details:
         offset = np.array([events[row].offset for row in rows.tolist()])
         payload = Spans.of([f"payload {each}".encode() for each in offset.tolist()])
         return Details((offset % 3).astype(np.int16), (offset % 2).astype(np.int8), payload)
 
-    return sample.on_records(offered(events), details).tolist()
+    return sample.on_records(offered(events, source), details).tolist()
 
 
 def oracle(events: list[Event], law: Law, closed_before: int, others: int = 2) -> dict[int, tuple[object, ...]]:
@@ -100,7 +111,7 @@ def oracle(events: list[Event], law: Law, closed_before: int, others: int = 2) -
                 if law == "exponential" and threshold < np.inf:
                     pi = -np.expm1(-event.weight * threshold)
                 said = (
-                    event.ts, window, np.int16(event.offset % 3), np.int8(event.offset % 2), event.id.encode(),
+                    event.ts, np.int16(event.offset % 3), np.int8(event.offset % 2), event.id.encode(),
                     event.stratum.encode(), f"payload {event.offset}".encode(), np.float64(pi),
                     np.float64(np.nan if threshold == np.inf else threshold), np.int64(len(members)), np.int64(K),
                     np.int64(end),
@@ -132,7 +143,7 @@ def made(raw: list[tuple[int, int, str, float]], law: Law) -> list[Event]:
 def test_b7_b8_any_batches_and_restores_give_the_sample_of_the_definition(
     raw: list[tuple[int, int, str, float]], sizes: list[int], restored: list[bool], law: Law
 ) -> None:
-    events, written = made(raw, law), Written()
+    events, written = made(raw, law), Written(law)
     sample, deltas = WindowedSample(settings_of(law)), list[WindowDelta]()
     at = turn = 0
     while at < len(events):
@@ -151,6 +162,30 @@ def test_b7_b8_any_batches_and_restores_give_the_sample_of_the_definition(
     assert (sample.open_windows, sample.held) == (0, 0)
 
 
+@given(st.lists(EVENT, max_size=120), st.integers(1, 4), st.randoms(), st.booleans())
+@settings(deadline=None)
+def test_b4_b7_what_partitions_hold_unites_to_the_sample_of_all_in_any_order(
+    raw: list[tuple[int, int, str, float]], partitions: int, order: Random, restored: bool
+) -> None:
+    events, law = made(raw, "exponential"), "exponential"
+    parts = []
+    for number in range(partitions):
+        sample = WindowedSample(settings_of(law))
+        show(sample, events[number::partitions], number)
+        parts.append(sample.on_watermark(3_000))
+    whole, written, deltas = WindowedSample(settings_of(law)), Written(law), list[WindowDelta]()
+    order.shuffle(parts)
+    for part in parts:
+        if part is not None:
+            whole.on_part(part)
+        deltas.append(decode_window_delta(encode_window_delta(whole.snapshot_delta())))
+        if restored:
+            whole = WindowedSample(settings_of(law))
+            whole.restore(deltas)
+    written.take(whole.on_watermark(3_000))
+    assert written.records == oracle(events, law, 3_000)
+
+
 def many(count: int, seed: int = 1) -> list[Event]:
     random = np.random.default_rng(seed)
     strata = np.array(["A", "B", "C", "D"])
@@ -163,7 +198,7 @@ def many(count: int, seed: int = 1) -> list[Event]:
 
 def test_b8_deltas_add_up_and_older_ones_can_go_after_a_rewrite() -> None:
     events = many(3_000)
-    sample, deltas, written = WindowedSample(settings_of("exponential")), list[WindowDelta](), Written()
+    sample, deltas, written = WindowedSample(settings_of("exponential")), list[WindowDelta](), Written("exponential")
     for at in range(0, 3_000, 100):
         show(sample, events[at : at + 100])
         written.take(sample.on_watermark(events[at].ts))
@@ -187,8 +222,7 @@ def test_a_unit_is_kept_with_all_its_records() -> None:
     events = [Event(offset, 10, f"user {offset % 10}", "A", 1.0) for offset in range(40)]
     sample = WindowedSample(settings_of("uniform"))
     show(sample, events)
-    drawn = sample.on_watermark(5_000)
-    assert drawn is not None
+    drawn = closed(sample, 5_000)
     users = drawn.rows.ids.to_list()
     assert len(set(users)) == K
     assert len(users) == 4 * K
@@ -200,8 +234,7 @@ def test_a6_what_comes_after_the_close_is_late_and_not_counted() -> None:
     show(sample, [Event(0, 100, "a", "A", 1.0)])
     assert sample.on_watermark(WINDOW + GRACE) is None
     assert sample.next_deadline() == WINDOW + GRACE
-    drawn = sample.on_watermark(WINDOW + GRACE + 1)
-    assert drawn is not None
+    drawn = closed(sample, WINDOW + GRACE + 1)
     assert (len(drawn), drawn.n.tolist(), drawn.settled_at.tolist()) == (1, [1], [WINDOW + GRACE])
     assert show(sample, [Event(1, 999, "b", "A", 1.0), Event(2, 1_000, "c", "A", 1.0)]) == [True, False]
     assert sample.next_deadline() == 2 * WINDOW + GRACE
