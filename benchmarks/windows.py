@@ -23,7 +23,7 @@ PUBLISHED = {
 K, WINDOW_MS, SPAN_MS = 1_000, 200_000, 600_000
 _TOPIC = "bench.windows"
 _DESIGNS = {"reservoirs": "design: reservoir", "weighted reservoirs": "design: weighted, weight: price"}
-_WINDOWS = "k: 1000, window: 200s, by: device, strata: [phone, tablet, desktop, tv], scope: partition, seed: 7"
+_WINDOWS = "k: 1000, window: 200s, by: device, strata: [phone, tablet, desktop, tv], seed: 7"
 
 
 def measure(settings: Settings) -> list[Figure]:

@@ -176,7 +176,7 @@ def reset(
         admin = TopicAdmin(job.kafka.options("admin"))
         try:
             admin.delete_group(job.name)
-            admin.delete([job.changelog_topic])
+            admin.delete([job.changelog_topic, *([job.windows_topic] if job.exchanges_windows else [])])
         finally:
             admin.close()
         err.print(f"job {job.name}: state forgotten", markup=False)

@@ -115,6 +115,16 @@ class Job(Section):
         return self.changelog.topic or f"{self.name}.changelog"
 
     @property
+    def exchanges_windows(self) -> bool:
+        """Whether a window's sample is one of all partitions, so that tasks tell each other what they held."""
+        return self.sample is not None and self.sample.windowed and self.sample.scope == "global"
+
+    @property
+    def windows_topic(self) -> str:
+        """Where tasks tell each other what they held of a window, for a sample of all partitions."""
+        return f"{self.name}.windows"
+
+    @property
     def state_directory(self) -> Path:
         return self.state.directory or Path(".streamsample", self.name).absolute()
 
@@ -196,6 +206,7 @@ def topic_problems(job: Job) -> Iterator[Problem]:
         (("output", "topic"), job.output.topic),
         (("dead_letters", "topic"), job.dead_letters_topic),
         (("changelog", "topic"), job.changelog_topic),
+        (("job",), job.windows_topic),
     ]
     taken: dict[str, KeyPath] = {}
     for index, (path, topic) in enumerate(parts):

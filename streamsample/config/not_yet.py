@@ -109,9 +109,6 @@ _TABLE: dict[str, NotYet] = {
         ),
         whole_section=True,
     ),
-    "sample.scope": NotYet(
-        "a sample across partitions (scope)", "scope: partition draws k from each partition", _is("global")
-    ),
     "sample.where": _SOURCE["where"],
     "sample.after": NotYet("sampling after the labels", "sampling by rate is done before them"),
     "sample.by": NotYet("strata by expression", "name a field, or a list of fields", _is_mapping),

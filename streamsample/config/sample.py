@@ -18,16 +18,16 @@ WINDOWED: Final = ("reservoir", "weighted", "recency")
 _NEEDS: Final[dict[str, dict[str, str]]] = {
     "simple": {"rate": "rate: 0.01"},
     "stratified": {"rate": "rate: 0.01", "by": "by: <field>, or a list of fields"},
-    "reservoir": {"k": "k: 1000", "window": "window: 1h", "scope": "scope: partition"},
-    "weighted": {"k": "k: 1000", "window": "window: 1h", "weight": "weight: <field>", "scope": "scope: partition"},
-    "recency": {"k": "k: 1000", "window": "window: 1d", "half_life": "half_life: 1h", "scope": "scope: partition"},
+    "reservoir": {"k": "k: 1000", "window": "window: 1h"},
+    "weighted": {"k": "k: 1000", "window": "window: 1h", "weight": "weight: <field>"},
+    "recency": {"k": "k: 1000", "window": "window: 1d", "half_life": "half_life: 1h"},
 }
 _MAY: Final[dict[str, tuple[str, ...]]] = {
     "simple": (),
     "stratified": ("rates",),
-    "reservoir": ("by", "strata"),
-    "weighted": ("by", "strata", "method"),
-    "recency": ("by", "strata", "weight"),
+    "reservoir": ("by", "strata", "scope"),
+    "weighted": ("by", "strata", "scope", "method"),
+    "recency": ("by", "strata", "scope", "weight"),
 }
 _ALWAYS: Final = ("design", "unit", "seed")
 _ELSEWHERE: Final = {
@@ -70,8 +70,10 @@ class Sample(Section):
     strata: Strata = Field(
         (), description="strata with a place of their own; all others share `limits.strata_max` places by hash"
     )
-    scope: Literal["partition"] | None = Field(
-        None, description="what a window's sample is drawn from: `partition`: each partition of the topic by itself"
+    scope: Literal["global", "partition"] = Field(
+        "global",
+        description="what a window's sample is drawn from: `global`: the whole topic; `partition`: each partition by "
+        "itself, which needs no exchange between the workers",
     )
     unit: FieldPath | None = Field(
         None, description="the field whose records are kept or dropped together; default: the id"

@@ -142,6 +142,16 @@ class Plan:
         """The source topics, the input first."""
         return tuple(self.sources)
 
+    @property
+    def exchange(self) -> str | None:
+        """The internal topic in which the tasks tell each other what they held of windows; None if they need not."""
+        return self.job.windows_topic if self.job.exchanges_windows else None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """All topics that a task reads: the source topics, and the internal one if there is one."""
+        return self.topics if self.exchange is None else (*self.topics, self.exchange)
+
 
 def plan_of(job: Job) -> Plan:
     """Build the plan of a job. Raises ConfigurationError where the job file does not fit the schemas."""

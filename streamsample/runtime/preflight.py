@@ -14,12 +14,15 @@ from streamsample.records import TopicPartition
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What the job found. partitions: of every source topic; the sizes are the topics' max.message.bytes."""
+    """What the job found. partitions: of every source topic; the sizes are the topics' max.message.bytes.
+    exchange_bytes_max: of the internal topic of windows, 0 without one.
+    """
 
     partitions: int
     output_bytes_max: int
     changelog_bytes_max: int
     dead_letter_bytes_max: int
+    exchange_bytes_max: int
     warnings: tuple[str, ...]
 
 
@@ -46,6 +49,9 @@ def prepare(job: Job, admin: TopicAdmin, now_ms: int) -> Cluster:
     found, warnings = inspect(job, admin, now_ms)
     partitions = found[job.input.topic].partitions
     changelog = admin.ensure(TopicSpec.internal(job.changelog_topic, partitions, job.changelog.replication or -1))
+    exchange = None
+    if job.exchanges_windows:
+        exchange = admin.ensure(TopicSpec.internal(job.windows_topic, partitions, job.changelog.replication or -1))
     dead = admin.find(job.dead_letters_topic) or admin.ensure(
         TopicSpec(job.dead_letters_topic, partitions, {}, job.dead_letters.replication or -1)
     )
@@ -55,6 +61,7 @@ def prepare(job: Job, admin: TopicAdmin, now_ms: int) -> Cluster:
         output_bytes_max=output.max_message_bytes,
         changelog_bytes_max=changelog.max_message_bytes,
         dead_letter_bytes_max=min(dead.max_message_bytes, job.dead_letters.max_bytes),
+        exchange_bytes_max=0 if exchange is None else exchange.max_message_bytes,
         warnings=warnings,
     )
 

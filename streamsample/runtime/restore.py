@@ -170,7 +170,7 @@ def begin_restoration(
 
     Raises StateError if only some of its partitions have a position.
     """
-    sources = [TopicPartition(topic, task.partition) for topic in task.plan.topics]
+    sources = [TopicPartition(topic, task.partition) for topic in task.plan.reads]
     known = [source for source in sources if source in committed]
     if not known:
         return None
@@ -203,9 +203,10 @@ def start_fresh(task: Task, consumer: ColumnarConsumer, now_ms: int) -> None:
     """
     job = task.plan.job
     sources = [TopicPartition(topic, task.partition) for topic in task.plan.topics]
-    begin = consumer.beginning_offsets(sources)
+    begin = consumer.beginning_offsets([TopicPartition(topic, task.partition) for topic in task.plan.reads])
+    # What tasks tell each other is read from its beginning, whenever the inputs are entered.
+    task.positions = {source.topic: offset for source, offset in begin.items()}
     if job.start == "earliest":
-        task.positions = {source.topic: offset for source, offset in begin.items()}
         # What retention took could not be read; from when on the rest is whole, the first record will tell.
         gaps = [source.topic for source in sources if begin[source] > 0]
         task.covered_from |= {topic: FIRST_EVENT for topic in gaps if topic in task.covered_from}

@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from streamsample.clock import Clock
 from streamsample.kafka.changelog import ChunkPacking
 from streamsample.kafka.crash import crash_point
 from streamsample.kafka.producer import TransactionalProducer
 from streamsample.kafka.topics import TopicAdmin
 from streamsample.kafka.transaction import CommitResult, Positions, ProducerSettings
-from streamsample.records import RecordBatch, TopicPartition
+from streamsample.records import RecordBatch, Spans, TopicPartition
 from streamsample.runtime.dead_letters import DeadLetterLimit, letters_of
+from streamsample.runtime.exchange import Message
 from streamsample.runtime.plan import Plan
 from streamsample.runtime.preflight import Cluster
 from streamsample.runtime.report import Totals, Uncommitted, totals_of
@@ -36,9 +39,12 @@ class _Saved:
 
 @dataclass(slots=True)
 class Commit:
-    """A commit, and what it makes true. seconds: how long it took, once it has ended."""
+    """A commit, and what it makes true. positions: the next offsets to be read, by topic and partition; seconds: how
+    long it took, once it has ended.
+    """
 
     tasks: Sequence[Task]
+    positions: Mapping[TopicPartition, int]
     totals: Mapping[int, Totals]
     uncommitted: Uncommitted
     started_ms: int
@@ -89,12 +95,21 @@ class Sink:
         for encoded in output.records:
             self.begin().send_partitioned(topic, encoded.timestamps, encoded.keys, encoded.values)
             self._uncommitted.wrote(topic, encoded)
+        for message in output.messages:
+            self._tell(message)
         for group in output.rejected:
             letters = letters_of(group, self._clock.now_ms(), self._cluster.dead_letter_bytes_max)
             self.begin().send_partitioned(
                 self._plan.job.dead_letters_topic, letters.timestamps, letters.keys, letters.values, letters.headers
             )
             self._uncommitted.refused(group)
+
+    def _tell(self, message: Message) -> None:
+        """Send a message to another task. Stamped with wall time, as the changelog is."""
+        values = Spans.of([message.value])
+        assert self._plan.exchange is not None
+        now = np.array([self._clock.now_ms()])
+        self.begin().send(self._plan.exchange, message.to, now, Spans.nulls(1), values)
 
     @property
     def committing(self) -> bool:
@@ -112,7 +127,13 @@ class Sink:
         producer.commit_beside(lambda written: self._logged(saved, written), group_metadata)
         self._in_transaction = False
         uncommitted, self._uncommitted = self._uncommitted, Uncommitted()
-        self._commit = Commit(tasks, {each.task.partition: each.totals for each in saved}, uncommitted, started)
+        positions = {
+            TopicPartition(topic, each.task.partition): offset
+            for each in saved
+            for topic, offset in each.positions.items()
+        }
+        totals = {each.task.partition: each.totals for each in saved}
+        self._commit = Commit(tasks, positions, totals, uncommitted, started)
 
     @property
     def has_more(self) -> bool:
@@ -143,7 +164,7 @@ class Sink:
         now = self._clock.now_ms()
         producer.send_built(self._plan.job.changelog_topic, task.partition, now, chunk, chunk.body_bytes)
         crash_point("after_changelog")
-        return _Saved(task, chunk, logged, dict(task.positions), task.watermark.value(), totals_of(task))
+        return _Saved(task, chunk, logged, dict(task.positions), task.acted_watermark, totals_of(task))
 
     def _logged(self, saved: Sequence[_Saved], written: CommitResult) -> Positions:
         """Note where the chunks are, and say what the group's offsets are to be. Called while the worker goes on."""

@@ -8,6 +8,7 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -19,11 +20,13 @@ from streamsample.labels import Delta, JoinSettings, decode_delta
 from streamsample.labels.delta import Int16s
 from streamsample.labels.watermark import WatermarkState
 from streamsample.records import TopicPartition
-from streamsample.sampling.window_delta import WindowDelta, decode_window_delta
 
 _HEAD_SIZE = struct.Struct(">I")
 _NEVER = -(2**62)
-_RESET = "start over with `streamsample reset JOB`, which forgets the open rows and reads the inputs again"
+RESET = "start over with `streamsample reset JOB`, which forgets the open rows and reads the inputs again"
+
+
+Head = TypeVar("Head", bound=msgspec.Struct)
 
 
 class SchemaName(msgspec.Struct, frozen=True, array_like=True):
@@ -63,20 +66,30 @@ def schema_name(schema: WriterSchema) -> SchemaName:
 
 def encode_body(body: ChunkBody, step: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
     """The body in its binary form, with `step` in place of its own; in pieces, for they are large."""
-    head = msgspec.msgpack.encode(replace_step(body, b""))
-    return [_HEAD_SIZE.pack(len(head)), head, *step]
+    return [framed(replace_step(body, b"")), *step]
+
+
+def framed(head: msgspec.Struct) -> bytes:
+    """The size of `head` (uint32, big-endian) and `head` as MessagePack, for something to follow."""
+    data = msgspec.msgpack.encode(head)
+    return _HEAD_SIZE.pack(len(data)) + data
+
+
+def unframed(data: bytes, head: type[Head]) -> tuple[Head, bytes]:
+    """The head, and what follows. Raises msgspec.DecodeError or struct.error if there is none."""
+    end = _HEAD_SIZE.size + _HEAD_SIZE.unpack_from(data)[0]
+    return msgspec.msgpack.decode(data[_HEAD_SIZE.size : end], type=head), data[end:]
 
 
 def decode_body(chunk: StoredChunk, changelog: TopicPartition) -> ChunkBody:
     """Raises StateError if the chunk is not one of this version."""
     try:
-        end = _HEAD_SIZE.size + _HEAD_SIZE.unpack_from(chunk.body)[0]
-        body = msgspec.msgpack.decode(chunk.body[_HEAD_SIZE.size : end], type=ChunkBody)
+        body, step = unframed(chunk.body, ChunkBody)
     except (msgspec.DecodeError, struct.error) as error:
         raise StateError(
-            f"{changelog}@{chunk.offset}: chunk {chunk.sequence} cannot be read: {error}", remedy=_RESET
+            f"{changelog}@{chunk.offset}: chunk {chunk.sequence} cannot be read: {error}", remedy=RESET
         ) from error
-    return replace_step(body, chunk.body[end:])
+    return replace_step(body, step)
 
 
 def replace_step(body: ChunkBody, step: bytes) -> ChunkBody:
@@ -90,13 +103,13 @@ def check_body(body: ChunkBody, shape: str, partitions: int, where: TopicPartiti
         raise StateError(
             f"{where}: the state was made by a job of another shape (ids, times, feedback or their fields have "
             "changed)",
-            remedy=f"take the change back, give the job another name, or {_RESET}",
+            remedy=f"take the change back, give the job another name, or {RESET}",
         )
     if body.partitions != partitions:
         raise StateError(
             f"{where}: the state was made with {body.partitions} partitions, the input has {partitions} now: ids lie "
             "elsewhere",
-            remedy=f"go back to {body.partitions} partitions, or {_RESET}",
+            remedy=f"go back to {body.partitions} partitions, or {RESET}",
         )
 
 
@@ -117,11 +130,6 @@ class Logged:
         elements = len(rows) + len(delta.matches.offset) + len(delta.waiting.offset)
         needed = max(delta.needed_until, needed_until) if elements else _NEVER
         return Logged(needed, elements, int(rows.max()) if len(rows) else -1)
-
-    @staticmethod
-    def of_windows(delta: WindowDelta) -> Logged:
-        """Of a windowed sample's delta."""
-        return Logged(delta.needed_until, delta.elements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +162,11 @@ class ChunkLog:
         return sum(chunk.size_bytes for chunk in self._chunks)
 
     @property
+    def elements(self) -> int:
+        """What a restore would take up."""
+        return sum(chunk.holds.elements for chunk in self._chunks)
+
+    @property
     def first_offset(self) -> int | None:
         """Records of the changelog before this offset are not needed. None before the first chunk."""
         return self._chunks[0].offset if self._chunks else None
@@ -176,7 +189,7 @@ class ChunkLog:
         """If the log holds more than twice the live elements: the largest offset of a row in its older half, to be
         written again with the next chunk. The chunks of that half go when it is added.
         """
-        held = sum(chunk.holds.elements for chunk in self._chunks)
+        held = self.elements
         if held <= 2 * live_elements + self._SLACK:
             return None
         older, last_row = 0, -1
@@ -223,29 +236,25 @@ def delta_of(body: ChunkBody, schemas: Sequence[SchemaName], where: TopicPartiti
     Raises StateError if it is damaged, or has rows of a schema that is gone or has changed.
     """
     delta = decode_delta(body.step)
-    return replace(delta, rows=replace(delta.rows, schema=_renumbered(delta.rows.schema, body, schemas, where)))
+    schema = renumbered(delta.rows.schema, body.schemas, schemas, where)
+    return replace(delta, rows=replace(delta.rows, schema=schema))
 
 
-def windows_of(body: ChunkBody, schemas: Sequence[SchemaName], where: TopicPartition) -> WindowDelta:
-    """The windowed sample's part of a chunk. As `delta_of`."""
-    delta = decode_window_delta(body.step)
-    schema = _renumbered(delta.part.rows.schema, body, schemas, where)
-    return replace(delta, part=replace(delta.part, rows=replace(delta.part.rows, schema=schema)))
+def renumbered(
+    rows: Int16s, named: Sequence[SchemaName], schemas: Sequence[SchemaName], where: TopicPartition
+) -> Int16s:
+    """The schema numbers of rows, int16[n], that count in `named`, as they count in `schemas`.
 
-
-def _renumbered(rows: Int16s, body: ChunkBody, schemas: Sequence[SchemaName], where: TopicPartition) -> Int16s:
-    if body.schemas == list(schemas):
+    Raises StateError if there are rows of a schema that is gone or has changed.
+    """
+    if list(named) == list(schemas):
         return rows
-    number = np.array([_number(name, schemas) for name in body.schemas], np.int16)
-    renumbered: Int16s = number[rows]
-    if (renumbered < 0).any():
-        lost = body.schemas[int(rows[np.argmax(renumbered < 0)])]
+    number = np.array([schemas.index(name) if name in schemas else -1 for name in named], np.int16)
+    found: Int16s = number[rows]
+    if (found < 0).any():
+        lost = named[int(rows[np.argmax(found < 0)])]
         raise StateError(
             f"{where}: rows are open whose schema (id {lost.id}) input.schema_files no longer has as it was",
-            remedy=f"list that schema again until they are settled, or {_RESET}",
+            remedy=f"list that schema again until they are settled, or {RESET}",
         )
-    return renumbered
-
-
-def _number(name: SchemaName, schemas: Sequence[SchemaName]) -> int:
-    return schemas.index(name) if name in schemas else -1
+    return found

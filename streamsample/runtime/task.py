@@ -18,6 +18,7 @@ from streamsample.labels import LATE, LIMIT, LabelJoin, Settled, Watermark, delt
 from streamsample.labels.watermark import MIN
 from streamsample.records import Int64s, RecordBatch, Spans, TopicPartition
 from streamsample.runtime.co_partitioning import Placement, check_matches, check_placement
+from streamsample.runtime.exchange import Mail, Message
 from streamsample.runtime.plan import FeedbackPlan, Plan, Units, WindowDraw
 from streamsample.runtime.rows import pack
 from streamsample.runtime.source import Events, Rejected
@@ -31,17 +32,14 @@ from streamsample.runtime.state import (
     encode_body,
     needed_until,
     schema_name,
-    windows_of,
 )
 from streamsample.runtime.training import ENVELOPE_BYTES_MAX, TARGET_BYTES_MAX, Encoded, Sampled, TrainingRecords
 from streamsample.runtime.windowing import offered, unusable_weights
 from streamsample.sampling.design import unit_hash
 from streamsample.sampling.window_columns import Details, Drawn
-from streamsample.sampling.window_delta import encode_window_delta
-from streamsample.sampling.window_samples import samples_of
 
 if TYPE_CHECKING:
-    from streamsample.sampling.windows import WindowedSample
+    from streamsample.runtime.window_step import WindowStep
 
 _ESCAPED = 6
 """Bytes that one of a stratum's may become in JSON."""
@@ -58,20 +56,24 @@ _FEEDBACK_ID_SEED = 1
 @dataclass(slots=True)
 class Output:
     """What a task has to write since it was last asked. delays: by target, the feedback loop lengths of explicit
-    labels, ms.
+    labels, ms; messages: to other tasks.
     """
 
     records: list[Encoded] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     delays: list[tuple[str, Int64s]] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSettings:
-    """What a task must know of the cluster. output_bytes_max: the output topic's max.message.bytes."""
+    """What a task must know of the cluster. output_bytes_max: the output topic's max.message.bytes; exchange_bytes_max:
+    the internal topic's.
+    """
 
     partitions: int
     output_bytes_max: int
+    exchange_bytes_max: int
 
 
 class Task:
@@ -87,7 +89,6 @@ class Task:
         self.positions: dict[str, int] = {}
         self.counts: Counter[str] = Counter()
         self.join = None if plan.join is None else LabelJoin(plan.join)
-        self.windows = None if plan.windows is None else _windowed(plan.windows)
         self.log = ChunkLog()
         self.start_ms: int | None = None
         self.covered_from = {item.source.topic: MIN for item in plan.feedback}
@@ -97,16 +98,36 @@ class Task:
         self._settings = settings
         self._records = TrainingRecords(plan)
         self._schemas = [schema_name(schema) for schema in plan.input.projector.schemas]
+        self.windows = None if plan.windows is None else self._windowed(plan.windows)
         self._output = Output()
         self._placement = {topic: Placement(topic, partition, settings.partitions) for topic in plan.topics}
         self._changed = False
         self._idle = False
         self.behind = False
 
+    def _windowed(self, draw: WindowDraw) -> WindowStep:
+        # Imported here: its kernels are compiled only for jobs that need them.
+        from streamsample.runtime.window_step import WindowStep
+
+        mail = None
+        if self.plan.exchange is not None:
+            mail = Mail(self.plan.job.state_shape, self._schemas, self._settings.exchange_bytes_max)
+        return WindowStep(draw, self.partition, self._settings.partitions, mail)
+
+    @property
+    def acted_watermark(self) -> int:
+        """The watermark as far as it has acted: see `advance`."""
+        if self.windows is not None:
+            return self.windows.watermark
+        return self.watermark.value() if self.join is None else self.join.watermark
+
     # -- events in --------------------------------------------------------------------------------
 
     def process(self, batch: RecordBatch, now_ms: int, elapsed_ms: int) -> None:
         """Take the next batch of one of the task's partitions."""
+        if batch.topic == self.plan.exchange:
+            self._on_messages(batch)
+            return
         source = self.plan.sources[batch.topic]
         events = source.read(batch, now_ms)
         self._output.rejected += events.rejected
@@ -125,6 +146,13 @@ class Task:
             check_placement(self._placement[self.plan.input.topic], self._placement[item.source.topic])
         largest = int(events.times.max()) if len(events.times) else None
         self.watermark.on_read(batch.source, largest, batch.next_offset, elapsed_ms)
+        self.positions[batch.topic] = batch.next_offset
+        self._changed = True
+
+    def _on_messages(self, batch: RecordBatch) -> None:
+        """Take what the tasks held of windows that are this task's."""
+        assert self.windows is not None
+        self.windows.on_messages(batch)
         self.positions[batch.topic] = batch.next_offset
         self._changed = True
 
@@ -189,7 +217,7 @@ class Task:
             stratum = None if stratum is None else stratum.take(kept)
         return events, unit, stratum
 
-    def _on_windowed(self, windows: WindowedSample, events: Events) -> None:
+    def _on_windowed(self, windows: WindowStep, events: Events) -> None:
         """Show events to the sample of their window; few of them are candidates, and only their bytes are kept."""
         draw = self.plan.windows
         assert draw is not None
@@ -318,10 +346,10 @@ class Task:
         """
         goal = self.watermark.advance(elapsed_ms)
         self._note_idleness()
-        if goal == MIN:
-            return True
         if self.windows is not None:
             return self._advance_windows(self.windows, goal)
+        if goal == MIN:
+            return True
         if self.join is None or self.plan.join is None:
             return True
         covered = np.array([self.covered_from[item.source.topic] for item in self.plan.feedback], np.int64)
@@ -341,19 +369,18 @@ class Task:
         self.behind = self.join.watermark < goal
         return not self.behind
 
-    def _advance_windows(self, windows: WindowedSample, goal: int) -> bool:
-        written = 0
-        while windows.watermark < goal and written < _ROWS_AT_ONCE:
-            due = windows.next_deadline()
-            part = windows.on_watermark(goal if due is None or due >= goal else due + 1)
-            if part is not None:
-                self._changed = True
-                drawn = samples_of(windows.settings, part)
-                self._count_windows(drawn)
-                self._emit(self._records.of_drawn(drawn, drawn.settled_at >= self.watermark.value_without_idle))
-                written += len(drawn)
-        self.behind = windows.watermark < goal
-        return not self.behind
+    def _advance_windows(self, windows: WindowStep, goal: int) -> bool:
+        closed, done = windows.advance(goal, self.watermark.value_without_idle)
+        for each in closed:
+            self._changed = True
+            self._count_windows(each.drawn)
+            self._emit(self._records.of_drawn(each.drawn, each.idle))
+        if windows.messages:
+            self._changed = True
+            self._output.messages += windows.messages
+            windows.messages = []
+        self.behind = not done
+        return done
 
     def _count_windows(self, drawn: Drawn) -> None:
         """Which records of closed windows were kept, by declared stratum; all others are `other`."""
@@ -426,8 +453,7 @@ class Task:
         if self.windows is not None:
             if self.log.stale_rows(self.windows.elements) is not None:
                 self.windows.rewrite()
-            part = self.windows.snapshot_delta()
-            return [encode_window_delta(part)], Logged.of_windows(part)
+            return self.windows.snapshot()
         if self.join is None:
             return [], Logged()
         counts = self.join.counts()
@@ -465,19 +491,10 @@ class Task:
     def _restore_step(self, bodies: list[ChunkBody], changelog: TopicPartition) -> list[Logged]:
         """Take up the step's state; what each chunk holds of it."""
         if self.windows is not None:
-            parts = [windows_of(body, self._schemas, changelog) for body in bodies]
-            self.windows.restore(parts)
-            return [Logged.of_windows(part) for part in parts]
+            return self.windows.restore(bodies, self._schemas, changelog)
         if self.join is None or self.plan.join is None:
             return [Logged() for _ in bodies]
         deltas = [delta_of(body, self._schemas, changelog) for body in bodies]
         self.join.restore(deltas)
         needed = needed_until(self.plan.join, deltas)
         return [Logged.of_join(delta, until) for delta, until in zip(deltas, needed, strict=True)]
-
-
-def _windowed(draw: WindowDraw) -> WindowedSample:
-    # Imported here: its kernels are compiled only for jobs that need them.
-    from streamsample.sampling.windows import WindowedSample
-
-    return WindowedSample(draw.settings)

@@ -78,12 +78,13 @@ class Worker:
         self._bytes_ahead: dict[TopicPartition, int] = {}
         self._watermarks: dict[int, int] = {}
         self._ends: dict[TopicPartition, int] = {}
-        self._trimmed: dict[int, int] = {}
+        self._trimmed: dict[TopicPartition, int] = {}
         self._stop = threading.Event() if stop is None else stop
         self._failures = 0
         now = clock.elapsed_ms()
         self.last_turn_ms = now
-        self._committed_ms = self._followed_ms = self._trimmed_ms = self._asked_ms = now
+        self._committed_ms = self._followed_ms = self._trimmed_ms = now
+        self._asked_ms = now - _ASK_MS
         self._consumer = ColumnarConsumer(
             self._reading,
             group=plan.job.name,
@@ -96,11 +97,11 @@ class Worker:
 
     def run(self) -> None:
         """Work until stopped, or caught up. Commits what is processed before it leaves the group."""
-        self._consumer.subscribe(self._plan.topics)
+        self._consumer.subscribe(self._plan.reads)
         try:
             while not self._stop.is_set():
                 self._turn()
-                if self._done() and self._settle_the_end():
+                if self._done() and self._settle_the_end() and self._exchange_is_over():
                     return
             self._commit_quietly()
         finally:
@@ -160,6 +161,8 @@ class Worker:
         if task is None:
             return  # Revoked in the same poll: its new owner reads this again.
         task.process(batch, self._clock.now_ms(), self._clock.elapsed_ms())
+        if batch.topic == self._plan.exchange:
+            return
         self._sink.read(batch)
         self._bytes_ahead[batch.source] = self._bytes_ahead.get(batch.source, 0) + len(batch.values.buffer)
         self._sink.write(task, len(batch))
@@ -181,6 +184,8 @@ class Worker:
     def _done(self) -> bool:
         ends = self._settings.until_caught_up
         if ends is None or self._restoring or not self._consumer.settled:
+            return False
+        if self._clock.elapsed_ms() - self._asked_ms < _ASK_MS:
             return False
         mine = self._consumer.assignment()
         if not mine:
@@ -205,16 +210,26 @@ class Worker:
         """A worker without tasks may yet be given some (a join can end before the topics are known, and a task moves in
         two rounds): it ends when the group has committed all ends. What others leave undone comes to it.
         """
-        now = self._clock.elapsed_ms()
-        if now - self._asked_ms < _ASK_MS:
-            return False
-        self._asked_ms = now
+        self._asked_ms = self._clock.elapsed_ms()
         try:
             self._consumer.group_metadata()
         except FencedError:
             return False
+        return self._all_committed(ends) and self._exchange_is_over()
+
+    def _all_committed(self, ends: Mapping[TopicPartition, int]) -> bool:
         committed = self._consumer.committed(ends)
         return all(committed.get(source, (0, ""))[0] >= end for source, end in ends.items())
+
+    def _exchange_is_over(self) -> bool:
+        """Whether everything that tasks have told each other has been acted on. What another worker's tasks have still
+        to say comes to that worker, with the tasks of those that have left.
+        """
+        if self._plan.exchange is None:
+            return True
+        self._asked_ms = self._clock.elapsed_ms()
+        exchange = [TopicPartition(self._plan.exchange, number) for number in range(self._cluster.partitions)]
+        return self._all_committed(self._consumer.end_offsets(exchange))
 
     # -- committing -------------------------------------------------------------------------------
 
@@ -243,7 +258,7 @@ class Worker:
         for task in commit.tasks:
             task.check_matches()
         self._stand()
-        self._trim_changelogs()
+        self._trim_topics(commit.positions)
 
     def _commit_quietly(self) -> None:
         """The last commit before leaving; if it fails, nothing is lost: the next owner begins at the one before."""
@@ -252,27 +267,31 @@ class Worker:
         except _RETRIABLE as error:
             log.warning("the last commit failed, the work since the one before will be done again: %s", error)
 
-    def _trim_changelogs(self) -> None:
-        """Let the broker delete what no restore needs; beside the loop, for an answer may take its time."""
+    def _trim_topics(self, committed: Mapping[TopicPartition, int]) -> None:
+        """Let the broker delete what no restore needs, of the changelog and of what tasks have told each other; beside
+        the loop, for an answer may take its time.
+        """
         now = self._clock.elapsed_ms()
         if now - self._trimmed_ms < _TRIM_MS:
             return
         self._trimmed_ms = now
-        due = {
-            partition: offset
+        needed = {
+            TopicPartition(self._plan.job.changelog_topic, partition): task.log.first_offset or 0
             for partition, task in self._tasks.items()
-            if (offset := task.log.first_offset) and offset > self._trimmed.get(partition, 0)
         }
+        if self._plan.exchange is not None:
+            needed |= {source: offset for source, offset in committed.items() if source.topic == self._plan.exchange}
+        due = {source: offset for source, offset in needed.items() if offset > self._trimmed.get(source, 0)}
         if due:
             self._trimmed |= due
             threading.Thread(target=self._delete_records, args=(due,), name="changelog-trim", daemon=True).start()
 
-    def _delete_records(self, due: dict[int, int]) -> None:
-        for partition, offset in due.items():
+    def _delete_records(self, due: dict[TopicPartition, int]) -> None:
+        for source, offset in due.items():
             try:
-                self._admin.delete_records(TopicPartition(self._plan.job.changelog_topic, partition), offset)
+                self._admin.delete_records(source, offset)
             except Exception as error:
-                log.warning("the changelog was not trimmed, it will be tried again: %s", error)
+                log.warning("%s was not trimmed, it will be tried again: %s", source, error)
 
     # -- assignment and failure -------------------------------------------------------------------
 
@@ -296,17 +315,18 @@ class Worker:
     def _drop(self, partitions: set[int]) -> None:
         for partition in partitions:
             self._tasks.pop(partition, None)
-            self._trimmed.pop(partition, None)
             restoration = self._restoring.pop(partition, None)
             if restoration is not None:
                 restoration.close()
 
     def _adopt(self, partitions: set[int]) -> None:
         """Begin tasks: restore those that the group has committed for, start the others."""
-        sources = [TopicPartition(topic, partition) for partition in sorted(partitions) for topic in self._plan.topics]
+        sources = [TopicPartition(topic, partition) for partition in sorted(partitions) for topic in self._plan.reads]
         committed = self._consumer.committed(sources)
         for partition in sorted(partitions):
-            settings = TaskSettings(self._cluster.partitions, self._cluster.output_bytes_max)
+            settings = TaskSettings(
+                self._cluster.partitions, self._cluster.output_bytes_max, self._cluster.exchange_bytes_max
+            )
             task = Task(self._plan, partition, settings)
             restoration = begin(task, self._reading, self._settings.name, self._consumer, committed, self._clock)
             if restoration is None:
@@ -426,9 +446,9 @@ class Worker:
             self._advance()
 
     def _stand(self) -> None:
-        lags: dict[str, int] = dict.fromkeys(self._plan.topics, 0)
+        lags: dict[str, int] = dict.fromkeys(self._plan.reads, 0)
         for partition in self._tasks:
-            for topic in self._plan.topics:
+            for topic in self._plan.reads:
                 source = TopicPartition(topic, partition)
                 end = max(self._consumer.high_watermark(source) or 0, self._ends.get(source, 0))
                 lags[topic] += max(0, end - (self._consumer.position(source) or 0))

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from streamsample.gather import packed
 from streamsample.records import Int64s, Spans
 
+ROW_BYTES = 32
+"""Of a row beside its id, stratum and payload."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowColumns:
@@ -33,6 +36,11 @@ class RowColumns:
     def take(self, rows: Int64s) -> RowColumns:
         """The records at `rows`, over the same buffers."""
         return RowColumns(*(_taken(getattr(self, column.name), rows) for column in fields(self)))
+
+    def row_bytes(self) -> Int64s:
+        """What each takes, int64[n]."""
+        spans = (self.ids, self.stratum, self.payload)
+        return sum((np.maximum(column.size, 0).astype(np.int64) for column in spans), np.full(len(self), ROW_BYTES))
 
     def packed(self) -> RowColumns:
         """The same over buffers that hold nothing else."""
@@ -88,7 +96,7 @@ class KeptRows:
     def bytes_used(self) -> int:
         """Bytes of the ids, strata and payloads held."""
         return sum(
-            len(part.ids.buffer) + len(part.stratum.buffer) + len(part.payload.buffer) + 32 * len(part)
+            len(part.ids.buffer) + len(part.stratum.buffer) + len(part.payload.buffer) + ROW_BYTES * len(part)
             for part in self._parts
         )
 

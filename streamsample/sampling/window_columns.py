@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamsample.records import Float64s, Int32s, Int64s, Spans
+from streamsample.records import Bools, Float64s, Int32s, Int64s, Spans
+from streamsample.sampling.candidate import CANDIDATE
 from streamsample.sampling.kept_rows import RowColumns
 from streamsample.sampling.ranks import Law
 
@@ -92,6 +94,48 @@ class WindowPart:
     def __len__(self) -> int:
         """Candidates, of all groups."""
         return len(self.candidates)
+
+    @staticmethod
+    def empty() -> WindowPart:
+        """No groups."""
+        long, place = np.empty(0, np.int64), np.empty(0, np.int32)
+        groups = GroupColumns(long, place, long, np.empty(0, np.float64), long)
+        return WindowPart(groups, np.empty(0, CANDIDATE), RowColumns.empty())
+
+    @staticmethod
+    def concat(parts: Sequence[WindowPart]) -> WindowPart:
+        """All groups of `parts`, at least one, in order."""
+        return WindowPart(
+            GroupColumns.concat([part.groups for part in parts]),
+            np.concatenate([part.candidates for part in parts]),
+            RowColumns.concat([part.rows for part in parts]),
+        )
+
+    def of_groups(self, chosen: Bools) -> WindowPart:
+        """The part that the chosen groups are, bool[g]."""
+        rows = np.flatnonzero(np.repeat(chosen, self.groups.kept))
+        return WindowPart(self.groups.take(np.flatnonzero(chosen)), self.candidates[rows], self.rows.take(rows))
+
+    def pieces(self, bytes_max: int) -> list[WindowPart]:
+        """The part in pieces that unite to it, at least one, each of at most so many bytes or of a single row."""
+        sizes = self.rows.row_bytes() + self.candidates.itemsize
+        ends = np.cumsum(sizes)
+        cuts = [0]
+        while cuts[-1] < len(self):
+            begin = cuts[-1]
+            end = int(np.searchsorted(ends, ends[begin] - sizes[begin] + bytes_max, "right"))
+            cuts.append(max(end, begin + 1))
+        return [self._between(begin, end) for begin, end in pairwise(cuts)] or [self]
+
+    def _between(self, begin: int, end: int) -> WindowPart:
+        """Some of the rows with their groups. What is counted of a group, and groups without rows, come once."""
+        ends = np.cumsum(self.groups.kept)
+        starts = ends - self.groups.kept
+        kept = np.maximum(np.minimum(ends, end) - np.maximum(starts, begin), 0)
+        chosen = (kept > 0) | ((self.groups.kept == 0) & (begin == 0))
+        groups = replace(self.groups, n=np.where(starts >= begin, self.groups.n, 0), kept=kept)
+        rows = np.arange(begin, end)
+        return WindowPart(groups.take(np.flatnonzero(chosen)), self.candidates[rows], self.rows.take(rows))
 
 
 @dataclass(frozen=True, slots=True)

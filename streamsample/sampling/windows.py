@@ -52,6 +52,11 @@ class WindowedSample:
         return len(self._group_of)
 
     @property
+    def first_open(self) -> int:
+        """The first window that the watermark has not passed, with the grace."""
+        return (self.watermark - self.settings.grace_ms - 1) // self.settings.window_ms
+
+    @property
     def held(self) -> int:
         """Candidates of all open windows."""
         return len(self._candidates)
@@ -72,7 +77,7 @@ class WindowedSample:
         many windows are open.
         """
         window = offered.ts // self.settings.window_ms
-        late: Bools = window < self._first_open()
+        late: Bools = window < self.first_open
         rows = np.flatnonzero(~late)
         if len(rows):
             self._take(offered, window, rows, details)
@@ -95,7 +100,7 @@ class WindowedSample:
     def on_watermark(self, watermark: int) -> WindowPart | None:
         """Close the windows whose end and grace lie before the watermark: what is held of them, None if none closed."""
         self.watermark = max(self.watermark, watermark)
-        first, closing = self._first_open(), list[int]()
+        first, closing = self.first_open, list[int]()
         while self._by_time and self._by_time[0] < first:
             closing.append(heappop(self._by_time))
         return self._close(closing) if closing else None
@@ -152,7 +157,7 @@ class WindowedSample:
         """
         pairs = np.stack([groups.window, groups.place])[:, ::-1]
         unique, last, inverse = np.unique(pairs, axis=1, return_index=True, return_inverse=True)
-        is_open = unique[0] >= self._first_open()
+        is_open = unique[0] >= self.first_open
         number = np.where(is_open, np.cumsum(is_open) - 1, -1)
         return len(groups.window) - 1 - last[is_open], number[inverse.reshape(-1)[::-1]]
 
@@ -204,9 +209,6 @@ class WindowedSample:
         self._saved = int(np.count_nonzero(needed[: self._saved]))
         self._kept.shrink(np.flatnonzero(needed))
         self._candidates.renumber(number[rows])
-
-    def _first_open(self) -> int:
-        return (self.watermark - self.settings.grace_ms - 1) // self.settings.window_ms
 
     # -- groups -----------------------------------------------------------------------------------
 

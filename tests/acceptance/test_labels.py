@@ -13,7 +13,7 @@ import pytest
 from streamsample.errors import ConfigurationError
 from streamsample.labels.watermark import MIN
 from streamsample.records import TopicPartition
-from tests.acceptance.timelines import NOW, T0, Event, OneTask, events, job_of, job_tree, later, orders
+from tests.acceptance.timelines import HOUR, NOW, T0, Event, OneTask, events, job_of, job_tree, later, orders
 
 END = later("1h")
 
@@ -345,3 +345,21 @@ def test_a9_an_id_may_come_again_after_its_row_is_closed() -> None:
     values = [record["targets"]["clicked"]["value"] for record in task.records if record["features"]["id"] == "a"]
     assert values == [1, 0]
     assert len({record["record_id"] for record in task.records}) == len(task.records)
+
+
+def test_a12_a_commit_while_the_watermark_still_acts_keeps_what_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watermark that jumps settles in steps, with commits between them; a restart between two steps loses nothing."""
+    monkeypatch.setattr("streamsample.runtime.task._ROWS_AT_ONCE", 5)
+    day = 24 * HOUR
+    task = OneTask()
+    for number in range(20):
+        task.play([Event("shown", T0 + number * day // 20, f"p{number}")])
+        task.commit()
+    task.play([Event("clicked", T0 + 9 * day, "c"), Event("shown", T0 + 9 * day, "end")])
+    assert task.task.behind
+    restarts = 0
+    while task.task.behind:
+        task.restarted()
+        restarts += 1
+    assert restarts > 2
+    assert set(task.labels()) == {f"p{number}" for number in range(20)}

@@ -15,7 +15,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from streamsample.config import Job, parse_job
 from streamsample.kafka.changelog import StoredChunk
 from streamsample.records import RecordBatch, Spans, TopicPartition
 from streamsample.runtime.dead_letters import letters_of
+from streamsample.runtime.exchange import Message
 from streamsample.runtime.plan import plan_of
 from streamsample.runtime.task import Task, TaskSettings
 from streamsample.runtime.training import Encoded
@@ -190,15 +191,24 @@ def label_of(record: Mapping[str, Any], target: str = "clicked") -> str:
 class OneTask:
     """The task of partition 0, played to by hand. `clock` moves only when told to."""
 
-    def __init__(self, changes: Mapping[str, Any] | None = None, *, partitions: int = 1, number: int = 0) -> None:
+    def __init__(
+        self,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        partitions: int = 1,
+        number: int = 0,
+        exchange_bytes_max: int = 1_000_000,
+    ) -> None:
         self.job = job_of(job_tree("job", changes))
         self.plan = plan_of(self.job)
-        self.settings = TaskSettings(partitions, 1_000_000)
+        self.settings = TaskSettings(partitions, 1_000_000, exchange_bytes_max)
         self.clock = ManualClock(NOW)
         self.number = number
         self.task = Task(self.plan, number, self.settings)
         self.written: list[Written] = []
         self.dead: list[Dead] = []
+        self.sent: list[Message] = []
+        """To other tasks. What a task that is alone tells itself reaches it at once."""
         self.offsets: dict[str, int] = {}
         self.chunks: list[StoredChunk] = []
         self._feedback = itertools.count()
@@ -254,6 +264,7 @@ class OneTask:
         """What the worker does after each poll."""
         self.task.advance(self.clock.elapsed_ms())
         output = self.task.take_output()
+        self.sent += output.messages
         for encoded in output.records:
             self.written += written_of(encoded)
         for group in output.rejected:
@@ -261,6 +272,14 @@ class OneTask:
             for row in range(len(letters.keys)):
                 headers = dict(headers_of(letters.headers[row]))
                 self.dead.append(Dead(letters.keys[row], letters.values[row], headers))
+        if self.settings.partitions == 1 and self.sent:
+            self.told([message.value for message in self.sent])
+
+    def told(self, messages: Sequence[bytes]) -> None:
+        """What tasks have to say comes."""
+        self.sent = []
+        self.task.process(self.batch("windows", list(messages)), self.clock.now_ms(), self.clock.elapsed_ms())
+        self.turn()
 
     def wait(self, duration: str) -> OneTask:
         """Let the clock go on."""
@@ -280,6 +299,8 @@ class OneTask:
         self.commit()
         changelog = TopicPartition("job.changelog", self.number)
         fresh = Task(self.plan, self.number, self.settings)
+        first = self.task.log.position().first  # the topic has no older ones any more
+        self.chunks = [chunk for chunk in self.chunks if chunk.sequence >= first]
         fresh.restore(self.chunks, dict(self.task.positions), changelog)
         self.task = fresh
         self.turn()
@@ -289,9 +310,10 @@ class OneTask:
         """Note what the task would write to its changelog."""
         pieces, delta = self.task.snapshot()
         body = b"".join(pieces)
-        self.chunks.append(StoredChunk(len(self.chunks), len(self.chunks), len(body), body))
-        self.task.log.add(len(self.chunks) - 1, len(self.chunks) - 1, len(body), delta)
-        self.task.log.trim(self.task.watermark.value())
+        sequence = self.task.log.next_sequence
+        self.chunks.append(StoredChunk(sequence, sequence, len(body), body))
+        self.task.log.add(sequence, sequence, len(body), delta)
+        self.task.log.trim(self.task.acted_watermark)
 
     def _caught_up(self, kind: str, yes: bool) -> None:
         source = TopicPartition(f"job.{kind}", self.number)

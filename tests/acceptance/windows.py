@@ -22,6 +22,7 @@ RESERVOIR = {
     "by": "country",
     "strata": list(COUNTRIES),
 }
+GLOBAL = {**RESERVOIR, "scope": "global"}
 WEIGHTED = {**RESERVOIR, "design": "weighted", "weight": "amount"}
 RECENCY = {**RESERVOIR, "design": "recency", "half_life": "2s"}
 
@@ -49,7 +50,9 @@ def shown(count: int, every_ms: int = 97, first: int = 0) -> list[Event]:
 def drawn(
     events: Iterable[Event], sample: Mapping[str, Any], closed_before: int = 2**62, unit: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """What each sampled record of one partition says of its draw, by id, from windows that have closed."""
+    """What each sampled record says of its draw, by id, from windows that have closed. events: all that are drawn from
+    together.
+    """
     groups: dict[tuple[int, str], list[Event]] = defaultdict(list)
     for event in events:
         groups[event.at // WINDOW, str(event.more["country"])].append(event)

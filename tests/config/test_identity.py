@@ -125,6 +125,7 @@ WINDOWS: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
         {"sample": {**SAMPLED["sample"], "design": "recency", "half_life": "1m"}},
         BOTH,
     ),
+    "sample.scope": ({"sample.scope": "global"}, BOTH),
     "limits.strata_max": ({"limits.strata_max": 5}, BOTH),
     "limits.windows_max": ({"limits.windows_max": 5}, NEITHER),
 }
@@ -134,7 +135,6 @@ COVERED_ELSEWHERE = {
     *("input", "feedback", "output", "dead_letters", "limits", "changelog", "metrics", "state"),
     *("feedback.<name>.schema_file", "feedback.<name>.schema_files", "feedback.<name>.framing"),
     "targets.<name>.rules[].take",
-    "sample.scope",
 }
 
 

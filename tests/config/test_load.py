@@ -188,7 +188,6 @@ def test_problems_between_sections_are_named_beside_those_within() -> None:
 NOT_YET = [
     ("design: stratified", "design: importance", "sample.design: not yet: this design (importance)"),
     ("seed: 7", "seed: 7, k: 100", "sample.k: not yet"),
-    ("seed: 7", "seed: 7, scope: global", "sample.scope: not yet"),
     ("seed: 7", "seed: 7, after: labels", "sample.after: not yet"),
     ("id: impression_id\n", "id: impression_id\n  where: x > 1\n", "input.where: not yet"),
     ("id: impression_id\n", "id: impression_id\n  rekey: true\n", "input.rekey: not yet"),

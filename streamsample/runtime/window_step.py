@@ -1,0 +1,180 @@
+"""The step of a windowed sample: what a task holds of its own partition, and as a window's owner of all."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from streamsample.errors import StateError
+from streamsample.records import Bools, Int64s, RecordBatch, TopicPartition
+from streamsample.runtime.exchange import NEVER, Mail, Message, Told
+from streamsample.runtime.plan import WindowDraw
+from streamsample.runtime.state import RESET, ChunkBody, Logged, SchemaName, renumbered
+from streamsample.sampling.window_columns import Details, Drawn, Offered, WindowPart, WindowSettings
+from streamsample.sampling.window_delta import WindowDelta, decode_window_delta, encode_window_delta
+from streamsample.sampling.window_samples import samples_of
+from streamsample.sampling.windows import WindowedSample
+
+_SIZES = struct.Struct("<II")
+_ROWS_AT_ONCE = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Samples of windows that have closed. idle: which were closed by idleness alone, bool[m] (A5)."""
+
+    drawn: Drawn
+    idle: Bools
+
+
+class WindowStep:
+    """The windowed sample of one task.
+
+    With the scope `partition`, what the task holds of a window when its watermark passes it is the sample. With the
+    scope `global` it goes to the window's owner (see `exchange`), who closes the window when all tasks have passed it;
+    `mail` is given then.
+    """
+
+    def __init__(self, draw: WindowDraw, partition: int, partitions: int, mail: Mail | None) -> None:
+        self.settings: WindowSettings = draw.settings
+        self.messages: list[Message] = []
+        """What is to be sent; whoever sends it takes it away."""
+        self._partition = partition
+        self._mail = mail
+        self._own = WindowedSample(draw.settings)
+        self._united = None if mail is None else WindowedSample(draw.settings)
+        self._passed = np.full((partitions, 2), NEVER)
+        """How far the watermark of each task has come, with idle advances and without."""
+
+    @property
+    def watermark(self) -> int:
+        """Up to which all is done: what an older chunk of the changelog holds is not needed any more."""
+        return min(sample.watermark for sample in self._samples)
+
+    @property
+    def held(self) -> int:
+        """Candidates of all open windows."""
+        return sum(sample.held for sample in self._samples)
+
+    @property
+    def open_windows(self) -> int:
+        """Windows that have records and are not closed."""
+        return sum(sample.open_windows for sample in self._samples)
+
+    @property
+    def elements(self) -> int:
+        """What a delta of everything would hold."""
+        return sum(sample.elements for sample in self._samples)
+
+    def bytes_used(self) -> int:
+        """Bytes of memory that the state takes."""
+        return sum(sample.bytes_used() for sample in self._samples)
+
+    def on_records(self, shown: Offered, details: Callable[[Int64s], Details]) -> Bools:
+        """See `WindowedSample.on_records`."""
+        return self._own.on_records(shown, details)
+
+    def on_messages(self, batch: RecordBatch) -> None:
+        """Take what other tasks (and this one) say. Raises StateError if it cannot be read."""
+        assert self._mail is not None
+        assert self._united is not None
+        for told in self._mail.read(batch):
+            if not 0 <= told.task < len(self._passed):
+                raise StateError(
+                    f"{batch.topic}/{batch.partition}: a message of task {told.task}, there are {len(self._passed)}",
+                    remedy=f"partitions were added to the input: {RESET}",
+                )
+            self._united.on_part(told.part)
+            self._passed[told.task] = np.maximum(self._passed[told.task], (told.watermark, told.watermark_without_idle))
+
+    def advance(self, goal: int, without_idle: int) -> tuple[list[Closed], bool]:
+        """Let the watermark come to `goal`, and those of the windows owned as far as the messages allow: the samples of
+        what closed, and whether all of it is done; if not, call again before any more records.
+        """
+        if self._united is None:
+            closed = [self._sample(part, without_idle) for part in _closing(self._own, goal)]
+            return closed, self._own.watermark >= goal
+        before = self._own.first_open
+        parts = list(_closing(self._own, goal))
+        if self._own.first_open > before:
+            self._tell(WindowPart.concat(parts) if parts else WindowPart.empty(), before, without_idle)
+        passed, passed_without_idle = self._passed.min(axis=0).tolist()
+        closed = [self._sample(part, passed_without_idle) for part in _closing(self._united, passed)]
+        return closed, self._own.watermark >= goal and self._united.watermark >= passed
+
+    def rewrite(self) -> None:
+        """Put everything that is held into the next delta again, so that older ones can go."""
+        for sample in self._samples:
+            sample.rewrite()
+
+    def snapshot(self) -> tuple[list[bytes | memoryview], Logged]:
+        """What changed since the last call, in its binary form, and what it holds.
+
+        The sizes of the first two (uint32, little-endian), the delta of what is held of the own partition, how far the
+        tasks have come (int64[tasks, 2], little-endian), the delta of the windows owned. The last two are empty with
+        the scope `partition`.
+        """
+        deltas = [sample.snapshot_delta() for sample in self._samples]
+        own, *united = map(encode_window_delta, deltas)
+        passed = self._passed.tobytes() if united else b""
+        return [_SIZES.pack(len(own), len(passed)), own, passed, *united], _logged(deltas)
+
+    def restore(self, bodies: list[ChunkBody], schemas: list[SchemaName], changelog: TopicPartition) -> list[Logged]:
+        """Take up the step's state; what each chunk holds of it. Raises StateError if it is damaged."""
+        chunks = [self._deltas(body, schemas, changelog) for body in bodies]
+        for sample, deltas in zip(self._samples, zip(*chunks, strict=True), strict=True):
+            sample.restore(deltas)
+        return [_logged(deltas) for deltas in chunks]
+
+    @property
+    def _samples(self) -> list[WindowedSample]:
+        return [self._own] if self._united is None else [self._own, self._united]
+
+    def _sample(self, part: WindowPart, without_idle: int) -> Closed:
+        drawn = samples_of(self.settings, part)
+        return Closed(drawn, drawn.settled_at >= without_idle)
+
+    def _tell(self, part: WindowPart, before: int, without_idle: int) -> None:
+        """Tell the owners of the windows from `before` on that were passed."""
+        assert self._mail is not None
+        tasks = len(self._passed)
+        passed = range(max(before, self._own.first_open - tasks), self._own.first_open)
+        owner = part.groups.window % tasks
+        for to in sorted({window % tasks for window in passed}):
+            told = Told(self._partition, self._own.watermark, without_idle, part.of_groups(owner == to))
+            self.messages += self._mail.messages(told, to)
+
+    def _deltas(self, body: ChunkBody, schemas: list[SchemaName], changelog: TopicPartition) -> list[WindowDelta]:
+        try:
+            own, passed = _SIZES.unpack_from(body.step)
+        except struct.error as error:
+            raise StateError(f"{changelog}: a chunk is cut short: {error}", remedy=RESET) from error
+        begin = _SIZES.size + own
+        parts = [body.step[_SIZES.size : begin]]
+        if passed:
+            self._passed = np.frombuffer(body.step[begin : begin + passed], np.int64).reshape(-1, 2).copy()
+            parts.append(body.step[begin + passed :])
+        return [_renumbered(decode_window_delta(part), body, schemas, changelog) for part in parts]
+
+
+def _renumbered(delta: WindowDelta, body: ChunkBody, schemas: list[SchemaName], where: TopicPartition) -> WindowDelta:
+    schema = renumbered(delta.part.rows.schema, body.schemas, schemas, where)
+    return replace(delta, part=replace(delta.part, rows=replace(delta.part.rows, schema=schema)))
+
+
+def _logged(deltas: list[WindowDelta]) -> Logged:
+    return Logged(max(delta.needed_until for delta in deltas), sum(delta.elements for delta in deltas))
+
+
+def _closing(sample: WindowedSample, goal: int) -> Iterator[WindowPart]:
+    """Close windows up to the watermark `goal`, one after the other, until there are many rows."""
+    rows = 0
+    while sample.watermark < goal and rows < _ROWS_AT_ONCE:
+        due = sample.next_deadline()
+        part = sample.on_watermark(goal if due is None or due >= goal else due + 1)
+        if part is not None:
+            rows += len(part)
+            yield part

@@ -1,0 +1,202 @@
+"""Windowed samples of all partitions (`scope: global`): what each task held is united by the window's owner."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamsample.errors import StateError
+from tests.acceptance.cluster import MakeJob, OnBroker
+from tests.acceptance.timelines import T0, Event, OneTask, later
+from tests.acceptance.windows import COUNTRIES, GLOBAL, GRACE, RECENCY, WEIGHTED, WINDOW, drawn, only, shown
+from tests.faults.harness import Worker
+
+DESIGNS = pytest.mark.parametrize(
+    "design", [GLOBAL, {**WEIGHTED, "scope": "global"}, {**RECENCY, "scope": "global"}], ids=lambda one: one["design"]
+)
+
+
+class Tasks:
+    """All tasks of a job, played to by hand. What they tell each other waits until it is `delivered`."""
+
+    def __init__(self, design: dict[str, Any], partitions: int, exchange_bytes_max: int = 1_000_000) -> None:
+        self.tasks = [
+            OneTask(only(design), partitions=partitions, number=number, exchange_bytes_max=exchange_bytes_max)
+            for number in range(partitions)
+        ]
+        self.waiting: dict[int, list[bytes]] = defaultdict(list)
+        """By the task they are for."""
+
+    def play(self, number: int, events: list[Event], *, restarted: bool = False) -> None:
+        """Show events to one task."""
+        task = self.tasks[number].play(events)
+        self.collect()
+        if restarted:
+            task.restarted()
+
+    def collect(self) -> None:
+        """Post what tasks have to say."""
+        for task in self.tasks:
+            for message in task.sent:
+                self.waiting[message.to].append(message.value)
+            task.sent = []
+
+    def deliver(self, to: int, most: int | None = None) -> int:
+        """Hand over the oldest messages; how many."""
+        messages, self.waiting[to] = self.waiting[to][:most], [] if most is None else self.waiting[to][most:]
+        if messages:
+            self.tasks[to].told(messages)
+            self.collect()
+        return len(messages)
+
+    def deliver_all(self, most: int | None = None) -> None:
+        """Hand over everything, a few messages at a time."""
+        while any(self.deliver(number, most) for number in range(len(self.tasks))):
+            pass
+
+    @property
+    def said(self) -> dict[str, dict[str, Any]]:
+        """The records' `sampling`, by id."""
+        records = [record for task in self.tasks for record in task.records]
+        found = {record["features"]["id"]: record["sampling"] for record in records}
+        assert len(found) == len(records)
+        return {name: sampling for name, sampling in found.items() if not name.startswith("later")}
+
+
+def the_end(place: int = 0) -> list[Event]:
+    return [Event("shown", event.at, f"later {place}", {"country": "IS", "amount": 1}) for event in later("1h", [""])]
+
+
+@DESIGNS
+def test_b4_b7_any_assignment_order_and_restarts_give_the_sample_of_all(design: dict[str, Any]) -> None:
+    events = shown(900)
+    wanted = drawn(events, design)
+    for partitions, bytes_max in ((1, 1_000_000), (2, 1_000_000), (3, 900), (4, 3_000)):
+        chance = random.Random(partitions)
+        tasks = Tasks(design, partitions, bytes_max)
+        places = [chance.randrange(partitions) for _ in events]
+        for at in range(0, len(events), 60):
+            for number in chance.sample(range(partitions), partitions):
+                mine = [
+                    event
+                    for place, event in zip(places[at : at + 60], events[at : at + 60], strict=True)
+                    if place == number
+                ]
+                tasks.play(number, mine, restarted=chance.random() < 0.3)
+            tasks.deliver(chance.randrange(partitions), chance.randrange(1, 9))
+        for number in range(partitions):
+            tasks.play(number, the_end(number), restarted=number % 2 == 0)
+        tasks.deliver_all(3)
+        assert tasks.said == wanted
+        for task in tasks.tasks:
+            for record in task.records:
+                where = record["lineage"]["prediction"]
+                name = record["features"]["id"]
+                assert name.startswith("later") or places[int(name[1:])] == where["partition"]
+
+
+def test_a_window_waits_for_every_partition_also_for_one_without_records() -> None:
+    tasks = Tasks(GLOBAL, 3)
+    events = shown(300)
+    tasks.play(0, events[0::2])
+    tasks.play(1, events[1::2])
+    for number in (0, 1):
+        tasks.play(number, the_end(number))
+    tasks.deliver_all()
+    assert tasks.said == {}
+    tasks.tasks[2].caught_up("shown")  # it is idle: its topic has come far, and so it has
+    tasks.tasks[2].task.watermark.follow("job.shown", T0 + 3_600_000, 0)
+    tasks.tasks[2].turn()
+    tasks.collect()
+    tasks.deliver_all()
+    assert tasks.said == drawn(events, GLOBAL)
+    assert {record["closed_by"] for task in tasks.tasks for record in task.records} == {"event"}
+
+
+def test_b10_n_is_of_all_partitions_and_counted_once_where_a_part_is_cut() -> None:
+    design = {**WEIGHTED, "scope": "global"}
+    events = [
+        Event("shown", T0 + WINDOW + number, f"p{number}", {"country": "DE", "amount": int(number % 5 == 0)})
+        for number in range(100)
+    ]
+    tasks = Tasks(design, 2, 300)
+    for number in range(2):
+        tasks.play(number, events[number::2])
+        tasks.play(number, the_end(number))
+    assert max(map(len, tasks.waiting.values())) > 3
+    tasks.deliver_all()
+    assert tasks.said == drawn(events, design)
+    assert [said["n"] for said in tasks.said.values()] == [100] * 4
+
+
+def test_a14_b14_nothing_is_left_when_all_windows_have_closed() -> None:
+    tasks = Tasks(GLOBAL, 2)
+    events = shown(500)
+    for number in range(2):
+        tasks.play(number, events[number::2])
+        tasks.play(number, [Event("shown", events[-1].at + WINDOW + 3 * GRACE, f"later {number}", {"country": "IS"})])
+        tasks.play(number, [Event("shown", events[-1].at + 9 * WINDOW, f"later too {number}", {"country": "IS"})])
+    tasks.deliver_all()
+    for task in tasks.tasks:
+        assert task.task.windows is not None
+        task.restarted()
+        assert (task.task.windows.open_windows, task.task.windows.held) == (1, 1)  # of the last record
+
+
+def test_messages_that_are_not_ours_are_refused() -> None:
+    task = OneTask(only(GLOBAL), partitions=2)
+    with pytest.raises(StateError, match=r"job\.windows/0@0: this message of another task cannot be read"):
+        task.told([b"something else"])
+    task, other = OneTask(only(GLOBAL), partitions=2), OneTask(only({**GLOBAL, "k": 9}), partitions=2)
+    other.play(shown(5)).play(the_end())
+    with pytest.raises(StateError, match="a job of another shape"):
+        task.told([message.value for message in other.sent])
+    task, other = OneTask(only(GLOBAL), partitions=2), OneTask(only(GLOBAL), partitions=4, number=3)
+    other.play(shown(5)).play(the_end())
+    with pytest.raises(StateError, match="a message of task 3, there are 2"):
+        task.told([message.value for message in other.sent])
+
+
+# -- on a real broker ------------------------------------------------------------------------------------
+
+
+def check(job: OnBroker, events: list[Event], design: dict[str, Any]) -> None:
+    records = [record for record in job.records if not record["features"]["id"].startswith("later")]
+    wanted = drawn(events, design)
+    assert sorted(record["features"]["id"] for record in records) == sorted(wanted)
+    assert {record["features"]["id"]: record["sampling"] for record in records} == wanted
+    for record in records:
+        where = record["lineage"]["prediction"]["partition"]
+        assert where == job.partition_of(record["features"]["id"])
+    assert job.dead == []
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_b7_on_a_broker_any_number_of_workers_draws_the_sample_of_the_topic(make_job: MakeJob, workers: int) -> None:
+    job = make_job(only(GLOBAL), partitions=4)
+    events = shown(2_000)
+    job.publish(events[:1_200])
+    job.run_workers(workers)
+    job.publish(events[1_200:])
+    job.later(the_end())
+    job.run_workers(workers)
+    check(job, events, GLOBAL)
+    assert {record["sampling"]["stratum"] for record in job.records} == set(COUNTRIES)
+
+
+@pytest.mark.parametrize("point", ["after_produce:5", "after_changelog:4", "before_commit:4"])
+def test_b8_on_a_broker_a_killed_worker_changes_nothing(make_job: MakeJob, tmp_path: Path, point: str) -> None:
+    small = {"kafka.fetch_max_bytes": 4_000, "kafka.max_partition_fetch_bytes": 2_000}
+    job = make_job(only(GLOBAL, commit_interval="20ms", **small))
+    events = shown(1_500)
+    job.publish(events)
+    job.later(the_end())
+    worker = Worker(job.path, tmp_path / "worker", ["--until-caught-up"], crash_at=point)
+    assert worker.ends() == -signal.SIGKILL, worker.log
+    job.run()
+    check(job, events, GLOBAL)
