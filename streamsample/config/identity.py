@@ -107,6 +107,7 @@ def _windows(job: Job) -> dict[str, Any]:
     sample = job.sample
     if sample is None or not sample.windowed:
         return {}
+    allocation = sample.form.takes("allocation") and [sample.allocation, sample.of, sample.minimum, sample.k_max]
     return {
         "k": sample.k,
         "window": sample.window_ms,
@@ -116,6 +117,7 @@ def _windows(job: Job) -> dict[str, Any]:
         "strata": sample.strata,
         "others": job.limits.strata_max if sample.by else None,
         "scope": sample.scope,
+        **({"allocation": allocation} if allocation else {}),
     }
 
 

@@ -299,8 +299,10 @@ def _input_fields(job: Job, fields: AvroFields) -> Iterator[Problem]:
             yield from fields.check(field, path, "stratum")
         if job.sample.unit is not None:
             yield from fields.check(job.sample.unit, ("sample", "unit"), "identity")
-        if job.sample.weight is not None:
-            yield from fields.check(job.sample.weight, ("sample", "weight"), "double")
+        for key in ("weight", "of"):
+            number = getattr(job.sample, key)
+            if number is not None:
+                yield from fields.check(number, ("sample", key), "double")
     if job.split is not None and job.split.by is not None:
         yield from fields.check(job.split.by, ("split", "by"), "identity")
     if job.features is not None:

@@ -51,7 +51,7 @@ _EXPRESSION = NotYet("expressions", "name a field")
 _ONE_RULE = "this version takes one rule of one feedback per target"
 _LATER_DESIGN = (
     *("size", "count", "target_count", "every", "weights", "decay", "bins"),
-    *("allocation", "minimum", "multilabel", "proposal", "replacement", "order", "quota", "budget", "hops", "seeds"),
+    *("multilabel", "proposal", "replacement", "order", "quota", "budget", "hops", "seeds"),
 )
 
 _SOURCE: dict[str, NotYet] = {

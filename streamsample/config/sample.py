@@ -2,51 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, Literal
+from collections.abc import Container, Iterator, Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
+from streamsample.config.designs import ELSEWHERE, Form, form_of
 from streamsample.config.models import Section
 from streamsample.config.problems import KeyPath, Problem, show
-from streamsample.config.values import FieldPath, FieldPaths, Limit, PositiveDuration, Rate, Rates, Seed, Strata
+from streamsample.config.values import (
+    FieldPath,
+    FieldPaths,
+    Limit,
+    PositiveDuration,
+    Rate,
+    Rates,
+    Seed,
+    Strata,
+    Whole,
+)
 
 Design = Literal["simple", "stratified", "reservoir", "weighted", "recency"]
-
-WINDOWED: Final = ("reservoir", "weighted", "recency")
-"""Designs of fixed size per window."""
-_NEEDS: Final[dict[str, dict[str, str]]] = {
-    "simple": {"rate": "rate: 0.01"},
-    "stratified": {"rate": "rate: 0.01", "by": "by: <field>, or a list of fields"},
-    "reservoir": {"k": "k: 1000", "window": "window: 1h"},
-    "weighted": {"k": "k: 1000", "window": "window: 1h", "weight": "weight: <field>"},
-    "recency": {"k": "k: 1000", "window": "window: 1d", "half_life": "half_life: 1h"},
-}
-_MAY: Final[dict[str, tuple[str, ...]]] = {
-    "simple": (),
-    "stratified": ("rates",),
-    "reservoir": ("by", "strata", "scope"),
-    "weighted": ("by", "strata", "scope", "method"),
-    "recency": ("by", "strata", "scope", "weight"),
-}
-_ALWAYS: Final = ("design", "unit", "seed")
-_ELSEWHERE: Final = {
-    "rates": "set design: stratified",
-    "by": "set design: stratified",
-    "weight": "set design: weighted",
-    "method": "set design: weighted",
-    "half_life": "set design: recency",
-    "rate": "give k, or set design: simple",
-}
-_FIXED_SIZE: Final = "give a rate, or set design: reservoir with by: k units of each stratum"
 
 
 class Sample(Section):
     """Which predictions are kept."""
 
     design: Design = Field(
-        description="`simple`: one rate; `stratified`: a rate per stratum; `reservoir`: k units per window and "
-        "stratum, all equally likely; `weighted`: the heavier the likelier; `recency`: the younger the likelier"
+        description="`simple`: one rate; `stratified`: a rate per stratum, or k units per window divided among its "
+        "strata; `reservoir`: k units per window and stratum, all equally likely; `weighted`: the heavier the "
+        "likelier; `recency`: the younger the likelier"
     )
     rate: Rate | None = Field(
         None, description="the share that is kept; with strata: of those that `rates` does not name"
@@ -55,7 +40,17 @@ class Sample(Section):
     rates: Rates = Field(
         {}, description="shares of single strata, 0 to 1; with several fields in `by` one level of mapping for each"
     )
-    k: Limit | None = Field(None, description="how many units are kept per window and stratum, at least 2")
+    k: Limit | None = Field(
+        None, description="how many units are kept per window and stratum, at least 2; `stratified`: per window"
+    )
+    allocation: Literal["proportional", "equal", "neyman"] = Field(
+        "proportional",
+        description="how k is divided among the strata of a window: by their records, equally, or by records times the "
+        "standard deviation of the field `of`",
+    )
+    of: FieldPath | None = Field(None, description="the field, a number, whose total is to have the least variance")
+    minimum: Whole = Field(2, description="what each stratum gives at least, if it has as much")
+    k_max: Limit | None = Field(None, description="what each stratum gives at most; default: k")
     window_ms: PositiveDuration | None = Field(
         None, alias="window", description="the length of the windows of event time, one after the other since 1970"
     )
@@ -83,7 +78,12 @@ class Sample(Section):
     @property
     def windowed(self) -> bool:
         """Whether the design has a fixed size per window; else it has a rate."""
-        return self.design in WINDOWED
+        return self.form.windowed
+
+    @property
+    def form(self) -> Form:
+        """The design as it is written."""
+        return form_of(self.design, self._given())
 
     @property
     def rates_by_stratum(self) -> dict[tuple[str, ...], float]:
@@ -96,30 +96,40 @@ class Sample(Section):
         return 1.0 if self.rate is None else max([self.rate, *self.rates_by_stratum.values()])
 
     def problems(self) -> Iterator[Problem]:
-        given = {
-            (field.alias or name): getattr(self, name)
-            for name, field in type(self).model_fields.items()
-            if name in self.model_fields_set and getattr(self, name) not in (None, (), {})
-        }
-        if self.design == "stratified" and "k" in given:
-            what = "not yet: strata of a fixed size with an allocation"
-            yield Problem(("k",), what, _FIXED_SIZE, at_key=True, not_yet=True)
-            return
-        needs = _NEEDS[self.design]
+        given, form = self._given(), self.form
         for key in given:
-            if key not in needs and key not in _MAY[self.design] and key not in _ALWAYS:
-                remedy = _ELSEWHERE.get(key, "set design: reservoir")
-                yield Problem((key,), f"has no meaning in a {self.design} sample", remedy, at_key=True)
-        for key, remedy in needs.items():
+            if not form.takes(key):
+                remedy = ELSEWHERE.get(key, "set design: reservoir")
+                yield Problem((key,), f"has no meaning in a {form.name}", remedy, at_key=True)
+        for key, remedy in form.needs.items():
             if key not in given:
                 what = "strata" if key == "by" else key
-                yield Problem((), f"a {self.design} sample needs {what}", f"set {remedy}")
+                yield Problem((), f"a {form.name} needs {what}", f"set {remedy}")
         if self.k == 1:
             yield Problem(("k",), "must be at least 2, found 1", "a variance needs two")
         if "strata" in given and self.by is None:
             yield Problem(("strata",), "are named, but nothing says what makes them", "set by: <field>", at_key=True)
         if self.design == "stratified" and self.by is not None:
             yield from _depth_problems(self.rates, ("rates",), self.by)
+        if form.takes("allocation"):
+            yield from self._allocation_problems(given)
+
+    def _given(self) -> list[str]:
+        """The keys that are given, and say something."""
+        return [
+            field.alias or name
+            for name, field in type(self).model_fields.items()
+            if name in self.model_fields_set and getattr(self, name) not in (None, (), {})
+        ]
+
+    def _allocation_problems(self, given: Container[str]) -> Iterator[Problem]:
+        if self.allocation == "neyman" and self.of is None:
+            yield Problem((), "allocation: neyman needs the field whose total is estimated", "set of: <field>")
+        if self.allocation != "neyman" and "of" in given:
+            yield Problem(("of",), "is for allocation: neyman only", "remove it", at_key=True)
+        most = self.k_max or self.k or self.minimum
+        if self.minimum > most:
+            yield Problem(("minimum",), f"must be at most {most}, found {self.minimum}", "no stratum gives more")
 
 
 def _leaves(rates: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:

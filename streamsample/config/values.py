@@ -388,6 +388,7 @@ Rates: TypeAlias = Annotated[
 Seed: TypeAlias = Annotated[
     int, PlainValidator(_seed), _or_variable({"type": "integer", "minimum": 0}), Kind("whole number >= 0")
 ]
+Whole: TypeAlias = Seed
 Count: TypeAlias = Annotated[
     int, PlainValidator(_count), _or_variable({"type": "integer", "minimum": 1}), Kind("whole number >= 1")
 ]

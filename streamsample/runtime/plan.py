@@ -94,13 +94,21 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class WindowDraw:
-    """A design of fixed size per window. weight: the field that is the weight, None without."""
+    """A design of fixed size per window. weight: the field that is the weight, None without; of: the field whose sums
+    decide how large strata are, None without.
+    """
 
     name: str
     seed: int
     settings: WindowSettings
     units: Units
     weight: str | None
+    of: str | None
+
+    @property
+    def numbers(self) -> list[str]:
+        """The fields that are read as numbers."""
+        return [path for path in (self.weight, self.of) if path is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +205,15 @@ def _draw(job: Job) -> Draw | None:
 def _law(sample: Sample) -> Law:
     if sample.design == "recency":
         return "decayed"
-    return "uniform" if sample.design == "reservoir" else sample.method
+    return sample.method if sample.design == "weighted" else "uniform"
 
 
 def _windows(job: Job) -> WindowDraw | None:
     sample = job.sample
-    if sample is None or sample.k is None or sample.window_ms is None:
+    if sample is None or not sample.windowed:
         return None
+    assert sample.k is not None
+    assert sample.window_ms is not None
     settings = WindowSettings(
         k=sample.k,
         law=_law(sample),
@@ -213,8 +223,12 @@ def _windows(job: Job) -> WindowDraw | None:
         strata=sample.strata,
         others=job.limits.strata_max if sample.by else 0,
         windows_max=job.limits.windows_max,
+        allocation=sample.allocation if sample.form.takes("allocation") else "each",
+        minimum=sample.minimum,
+        k_max=sample.k_max,
     )
-    return WindowDraw(sample.design, sample.seed, settings, Units(sample.unit, sample.by or ()), sample.weight)
+    units = Units(sample.unit, sample.by or ())
+    return WindowDraw(sample.design, sample.seed, settings, units, sample.weight, sample.of)
 
 
 def stratum_name(values: tuple[str, ...]) -> str:
@@ -233,9 +247,9 @@ def _input_fields(job: Job, drawn: Draw | WindowDraw | None, split: SplitPlan | 
         paths += [drawn.units.unit, *drawn.units.by]
     if split is not None:
         paths.append(split.by)
-    weight = drawn.weight if isinstance(drawn, WindowDraw) else None
-    numbers = [] if weight is None else [Field(weight, "number")]
-    return [Field(path, "text") for path in paths if path is not None] + numbers
+    numbers = drawn.numbers if isinstance(drawn, WindowDraw) else []
+    text = [Field(path, "text") for path in paths if path is not None]
+    return text + [Field(path, "number") for path in dict.fromkeys(numbers)]
 
 
 def _source(job: Job, role: str, item: Input | Feedback, id_path: str | None, fields: list[Field]) -> Source:

@@ -34,7 +34,7 @@ from streamsample.runtime.state import (
     schema_name,
 )
 from streamsample.runtime.training import ENVELOPE_BYTES_MAX, TARGET_BYTES_MAX, Encoded, Sampled, TrainingRecords
-from streamsample.runtime.windowing import offered, unusable_weights
+from streamsample.runtime.windowing import offered, unusable_numbers
 from streamsample.sampling.design import unit_hash
 from streamsample.sampling.window_columns import Details, Drawn
 
@@ -221,14 +221,10 @@ class Task:
         """Show events to the sample of their window; few of them are candidates, and only their bytes are kept."""
         draw = self.plan.windows
         assert draw is not None
-        if draw.weight is not None:
-            wrong = unusable_weights(events, draw.weight)
-            if len(wrong):
-                words = (
-                    f"the field {draw.weight!r}, which is the weight, is null, negative, or not finite (sample.weight)"
-                )
-                self._refuse(events, wrong, "bad_weight", words, stage="sample")
-                events = events.take(np.setdiff1d(np.arange(len(events.rows)), wrong))
+        wrong = unusable_numbers(draw, events)
+        if wrong is not None and len(wrong.rows):
+            self._refuse(events, wrong.rows, wrong.reason, wrong.words, stage="sample")
+            events = events.take(np.setdiff1d(np.arange(len(events.rows)), wrong.rows))
         events, unit, stratum = self._with_units(draw.units, events)
         fits = self._fitting(events, stratum)
         if len(fits) < len(events.rows):

@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from streamsample.hashing import hash64
-from streamsample.records import Int64s, Spans
+from streamsample.records import Bools, Float64s, Int64s, Spans
 from streamsample.runtime.plan import WindowDraw
 from streamsample.runtime.source import Events
 from streamsample.sampling.ranks import unusable
 from streamsample.sampling.window_columns import Offered
 
 
-def unusable_weights(events: Events, path: str) -> Int64s:
-    """The events, int64[k], whose weight at `path` is null, NaN, negative, or out of range (B11)."""
-    column = events.projection.number(path)
-    weight = column.values[events.rows].astype(np.float64)
-    return np.flatnonzero(~column.valid[events.rows] | unusable(weight))
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """Events, int64[k], that a design cannot take: why in a word, and in words."""
+
+    rows: Int64s
+    reason: str
+    words: str
+
+
+def unusable_numbers(draw: WindowDraw, events: Events) -> Unusable | None:
+    """What a design cannot take because of a number in it (B11). None: it reads no numbers."""
+    if draw.weight is not None:
+        wrong = ~_known(events, draw.weight) | unusable(_numbers(events, draw.weight))
+        words = f"the field {draw.weight!r}, which is the weight, is null, negative, or not finite (sample.weight)"
+        return Unusable(np.flatnonzero(wrong), "bad_weight", words)
+    if draw.of is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(_numbers(events, draw.of) ** 2)
+        words = f"the field {draw.of!r}, which sizes the strata, is null, or it or its square is not finite (sample.of)"
+        return Unusable(np.flatnonzero(~(_known(events, draw.of) & finite)), "bad_value", words)
+    return None
 
 
 def offered(draw: WindowDraw, partition: int, events: Events, unit: Spans, stratum: Spans | None) -> Offered:
     """The events with their units' hashes and their weights. unit, stratum: m spans, no nulls."""
-    rows = events.rows
-    weight = np.ones(len(rows))
-    if draw.weight is not None:
-        weight = events.projection.number(draw.weight).values[rows].astype(np.float64)
-    hashes = hash64(unit, draw.seed)
-    return Offered(partition, events.batch.offsets[rows], events.times, hashes, weight, stratum, events.ids)
+    weight = np.ones(len(events.rows)) if draw.weight is None else _numbers(events, draw.weight)
+    values = () if draw.of is None else (of := _numbers(events, draw.of), of * of)
+    offsets, hashes = events.batch.offsets[events.rows], hash64(unit, draw.seed)
+    return Offered(partition, offsets, events.times, hashes, weight, stratum, events.ids, values)
+
+
+def _numbers(events: Events, path: str) -> Float64s:
+    return events.projection.number(path).values[events.rows].astype(np.float64)
+
+
+def _known(events: Events, path: str) -> Bools:
+    return events.projection.number(path).valid[events.rows]

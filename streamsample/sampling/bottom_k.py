@@ -17,7 +17,6 @@ as different units that are not independent, and variances are too small.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
 
@@ -28,42 +27,11 @@ from streamsample.errors import StateError
 from streamsample.records import Float64s, Int32s, Int64s
 from streamsample.sampling import bottom_k_kernels as kernels
 from streamsample.sampling import snapshots
-from streamsample.sampling.candidate import CANDIDATE
-from streamsample.sampling.ranks import CODES, NOT_FULL, Law, probabilities
+from streamsample.sampling.candidate import CANDIDATE, Candidates
+from streamsample.sampling.ranks import CODES, NOT_FULL, Law
 
 RECORDS_PER_UNIT = 4
 """`records_max` is this many times k where nothing else is said."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """What one group has kept, m records in the order of their ranks, and its threshold.
-
-    records: structured array of `CANDIDATE`, a copy. threshold: τ. law: how ranks were made.
-    """
-
-    records: NDArray[np.void]
-    threshold: float
-    law: Law
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    @property
-    def probability(self) -> Float64s:
-        """π of each, float64[m]."""
-        return probabilities(self.law, np.full(len(self), self.threshold), self.records["weight"])
-
-    def first(self, k: int) -> Candidates:
-        """The sample of k units that would have been kept, had k been smaller from the beginning."""
-        rank, unit = self.records["rank"], self.records["unit"]
-        begins = np.ones(len(self), np.bool_)
-        begins[1:] = (rank[1:] != rank[:-1]) | (unit[1:] != unit[:-1])
-        starts = np.flatnonzero(begins)
-        if len(starts) <= k:
-            return self
-        threshold = rank[starts[k]]
-        return Candidates(self.records[rank < threshold], float(threshold), self.law)
 
 
 class BottomK:

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from streamsample.records import Bools, Float64s, Int64s
 from streamsample.sampling import snapshots
-from streamsample.sampling.bottom_k import BottomK, Candidates
-from streamsample.sampling.candidate import CANDIDATE
+from streamsample.sampling.bottom_k import BottomK
+from streamsample.sampling.candidate import CANDIDATE, Candidates
 from streamsample.sampling.ranks import Law
 from streamsample.sampling.sample import Sample, Stratum
 from streamsample.sampling.totals import OtherPartError, Totals

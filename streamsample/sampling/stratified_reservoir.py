@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from streamsample.records import Float64s, Int64s
 from streamsample.sampling.allocation import Allocation, allocate, standard_deviation
-from streamsample.sampling.bottom_k import Candidates
+from streamsample.sampling.candidate import Candidates
 from streamsample.sampling.fixed_size import FixedSize
 from streamsample.sampling.ranks import numbers
 from streamsample.sampling.sample import Sample, Stratum

@@ -22,7 +22,8 @@ from streamsample.kernels import F64, I32, I64, I64_OUT, kernel
 from streamsample.records import Float64s, Int32s, Int64s
 from streamsample.sampling import snapshots
 
-_WORDS = 68
+WORDS = 68
+"""Of an exact sum."""
 _LOWEST_BIT = 1126
 _MASK = 2**32 - 1
 _CARRY_EVERY = 2**29
@@ -57,7 +58,7 @@ def _add(position, row, group, begin, value, words):  # type: ignore[no-untyped-
 @kernel(types.void(_SUMS))
 def _carry(words):  # type: ignore[no-untyped-def]
     for g in range(words.shape[0]):
-        for word in range(_WORDS - 1):
+        for word in range(WORDS - 1):
             words[g, word + 1] += words[g, word] >> 32
             words[g, word] &= _MASK
 
@@ -72,9 +73,19 @@ class OtherPartError(ValueError):
         )
 
 
+def add_exactly(value: Float64s, group: Int32s, words: NDArray[np.int64]) -> None:
+    """Add n finite numbers to the sums of their groups. words: int64[groups, 68], C-contiguous."""
+    _add(np.zeros(len(value), np.int64), np.arange(len(value)), group, 0, value, words)
+
+
+def carry(words: NDArray[np.int64]) -> None:
+    """Give sums, int64[groups, 68], the one form that the same sum always has: to be done every 2^29 additions."""
+    _carry(words)
+
+
 def exact_sum(words: NDArray[np.int64]) -> Fraction:
     """The number that words (int64[68], or several such rows to be added up) stand for."""
-    columns = words.reshape(-1, _WORDS).astype(object).sum(axis=0)
+    columns = words.reshape(-1, WORDS).astype(object).sum(axis=0)
     return Fraction(sum(int(word) << (32 * at) for at, word in enumerate(columns)), 2**_LOWEST_BIT)
 
 
@@ -148,7 +159,7 @@ class Totals:
     def sum_of(self, which: int, group: int) -> Fraction:
         """One of the sums, of one group, over all sources."""
         rows = [each.words[which, group] for each in self._sources.values()]
-        return exact_sum(np.array([np.zeros(_WORDS, np.int64), *rows]))
+        return exact_sum(np.array([np.zeros(WORDS, np.int64), *rows]))
 
     def arrays(self) -> list[NDArray[np.int64]]:
         """All of it, for `from_arrays`: sources, positions, counts and words. The same state gives the same arrays."""
@@ -165,17 +176,17 @@ class Totals:
     def from_arrays(self, arrays: list[NDArray[Any]]) -> None:
         """Replace everything. Raises StateError if the lengths do not fit."""
         sources, positions, counts, words = arrays
-        n, per_source = len(sources), self._sums * self._groups * _WORDS
+        n, per_source = len(sources), self._sums * self._groups * WORDS
         if (len(positions), len(counts), len(words)) != (n, n * self._groups, n * per_source):
             raise StateError("the counts of a sampling state do not fit its sources", remedy=snapshots.REMEDY)
-        by_source = counts.reshape(n, self._groups), words.reshape(n, self._sums, self._groups, _WORDS)
+        by_source = counts.reshape(n, self._groups), words.reshape(n, self._sums, self._groups, WORDS)
         self._sources = {
             int(source): _Source(int(position), count, word)
             for source, position, count, word in zip(sources, positions, *by_source, strict=True)
         }
 
     def _empty(self) -> _Source:
-        return _Source(0, np.zeros(self._groups, np.int64), np.zeros((self._sums, self._groups, _WORDS), np.int64))
+        return _Source(0, np.zeros(self._groups, np.int64), np.zeros((self._sums, self._groups, WORDS), np.int64))
 
     def _carry(self, source: _Source) -> None:
         for words in source.words:

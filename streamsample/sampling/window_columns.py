@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamsample.records import Bools, Float64s, Int32s, Int64s, Spans
+from streamsample.sampling.allocation import Allocation
 from streamsample.sampling.candidate import CANDIDATE
 from streamsample.sampling.kept_rows import RowColumns
 from streamsample.sampling.ranks import Law
@@ -17,9 +18,10 @@ from streamsample.sampling.ranks import Law
 
 @dataclass(frozen=True, slots=True)
 class WindowSettings:
-    """k units per window and stratum. half_life_ms: of the law decayed, whose landmark is the window's begin. strata:
-    those with a place of their own; others: how many places all other strata share (0: there are no strata).
-    windows_max: how many may be open.
+    """k units per window and stratum, or as `allocation` divides k among a window's strata: then each stratum gives at
+    least `minimum`, if it has as much, and at most `k_max`. half_life_ms: of the law decayed, whose landmark is the
+    window's begin. strata: those with a place of their own; others: how many places all other strata share (0: there
+    are no strata). windows_max: how many may be open.
     """
 
     k: int
@@ -30,6 +32,19 @@ class WindowSettings:
     strata: tuple[str, ...] = ()
     others: int = 0
     windows_max: int = 10_000
+    allocation: Allocation = "each"
+    minimum: int = 0
+    k_max: int | None = None
+
+    @property
+    def candidates_max(self) -> int:
+        """Units of which candidates are kept, per window and stratum."""
+        return self.k_max if self.allocation != "each" and self.k_max is not None else self.k
+
+    @property
+    def sums(self) -> int:
+        """How many exact sums each group has: for Neyman's allocation of a field and of its squares."""
+        return 2 if self.allocation == "neyman" else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +52,8 @@ class Offered:
     """n records of one partition, ascending by offset.
 
     source: the partition's number; ts: event times, ms; unit: the keyed hash of each unit, uint64[n]; weight:
-    float64[n] > 0, or 0 for never; stratum: n spans without nulls, or None.
+    float64[n] > 0, or 0 for never; stratum: n spans without nulls, or None. values: for each of the settings' sums what
+    is summed up, float64[n], finite.
     """
 
     source: int
@@ -47,6 +63,7 @@ class Offered:
     weight: Float64s
     stratum: Spans | None
     ids: Spans
+    values: tuple[Float64s, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +78,8 @@ class Details:
 @dataclass(frozen=True, slots=True)
 class GroupColumns:
     """g groups, the strata of windows. n: all the records each has had; threshold: τ, infinite where none was left out;
-    kept: how many candidates of it stand beside this.
+    kept: how many candidates of it stand beside this; sums: int64[g, s], the words of its exact sums one after the
+    other (see `totals`), none in most designs.
     """
 
     window: Int64s
@@ -69,6 +87,7 @@ class GroupColumns:
     n: Int64s
     threshold: Float64s
     kept: Int64s
+    sums: NDArray[np.int64]
 
     def take(self, rows: Int64s) -> GroupColumns:
         """The groups at `rows`."""
@@ -99,7 +118,7 @@ class WindowPart:
     def empty() -> WindowPart:
         """No groups."""
         long, place = np.empty(0, np.int64), np.empty(0, np.int32)
-        groups = GroupColumns(long, place, long, np.empty(0, np.float64), long)
+        groups = GroupColumns(long, place, long, np.empty(0, np.float64), long, np.empty((0, 0), np.int64))
         return WindowPart(groups, np.empty(0, CANDIDATE), RowColumns.empty())
 
     @staticmethod
@@ -133,7 +152,9 @@ class WindowPart:
         starts = ends - self.groups.kept
         kept = np.maximum(np.minimum(ends, end) - np.maximum(starts, begin), 0)
         chosen = (kept > 0) | ((self.groups.kept == 0) & (begin == 0))
-        groups = replace(self.groups, n=np.where(starts >= begin, self.groups.n, 0), kept=kept)
+        first = starts >= begin
+        sums = np.where(first[:, None], self.groups.sums, 0)
+        groups = replace(self.groups, n=np.where(first, self.groups.n, 0), kept=kept, sums=sums)
         rows = np.arange(begin, end)
         return WindowPart(groups.take(np.flatnonzero(chosen)), self.candidates[rows], self.rows.take(rows))
 
@@ -143,7 +164,7 @@ class Drawn:
     """The samples of windows that have closed: m records by window, place and rank.
 
     source: the input's partition; probability: π; threshold: τ, on the scale of ranks, NaN where nothing was left out;
-    n: records that the window had of the place, k: units that were asked for. settled_at: the window's end and the
+    n: records that the window had of the place, k: units that were asked of it. settled_at: the window's end and the
     grace. For each of the g groups that closed: places, of its stratum; seen: its records; kept: those of them in the
     sample.
     """

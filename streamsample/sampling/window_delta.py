@@ -17,7 +17,7 @@ from streamsample.sampling.window_columns import GroupColumns, WindowPart
 _KIND = "windows"
 _INT, _BYTES = np.dtype(np.int64), np.dtype(np.uint8)
 _GROUP_TYPES: dict[str, np.dtype[Any]] = {
-    **dict.fromkeys(("window", "n", "kept"), _INT),
+    **dict.fromkeys(("window", "n", "kept", "sums"), _INT),
     "place": np.dtype(np.int32),
     "threshold": np.dtype(np.float64),
 }
@@ -49,14 +49,15 @@ class WindowDelta:
 
 def encode_window_delta(delta: WindowDelta) -> bytes:
     """The delta in its binary form."""
-    numbers = {"watermark": delta.watermark, "needed_until": delta.needed_until}
+    width = delta.part.groups.sums.shape[1]
+    numbers = {"watermark": delta.watermark, "needed_until": delta.needed_until, "sums": width}
     return snapshots.pack(_KIND, (), numbers, _arrays(delta.part))
 
 
 def decode_window_delta(data: bytes) -> WindowDelta:
     """The delta of a binary form. Raises StateError when it is damaged."""
     numbers, arrays = snapshots.unpack(_KIND, (), data, _dtypes())
-    return WindowDelta(numbers["watermark"], numbers["needed_until"], _part(arrays))
+    return WindowDelta(numbers["watermark"], numbers["needed_until"], _part(arrays, numbers["sums"]))
 
 
 def _arrays(part: WindowPart) -> list[NDArray[Any]]:
@@ -74,9 +75,11 @@ def _dtypes() -> list[np.dtype[Any]]:
     return [*groups, CANDIDATE, *(dtype for column in fields(RowColumns) for dtype in _ROW_TYPES[column.name])]
 
 
-def _part(arrays: list[NDArray[Any]]) -> WindowPart:
+def _part(arrays: list[NDArray[Any]], width: int) -> WindowPart:
     count = len(fields(GroupColumns))
-    return WindowPart(GroupColumns(*arrays[:count]), arrays[count], _rows(arrays[count + 1 :]))
+    groups, candidates, rows = arrays[:count], arrays[count], arrays[count + 1 :]
+    groups[-1] = groups[-1].reshape(len(groups[0]), width)
+    return WindowPart(GroupColumns(*groups), candidates, _rows(rows))
 
 
 def _rows(arrays: list[NDArray[Any]]) -> RowColumns:

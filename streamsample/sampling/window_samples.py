@@ -4,21 +4,48 @@ from __future__ import annotations
 
 import numpy as np
 
+from streamsample.records import Bools, Float64s, Int64s
+from streamsample.sampling.candidate import Candidates
 from streamsample.sampling.ranks import probabilities
-from streamsample.sampling.window_columns import Drawn, WindowPart, WindowSettings
+from streamsample.sampling.window_columns import Drawn, GroupColumns, WindowPart, WindowSettings
 
 
 def samples_of(settings: WindowSettings, part: WindowPart) -> Drawn:
     """The samples of all groups of `part`, which holds whatever any partition has of their windows."""
+    if settings.allocation == "each":
+        return _drawn(settings, part, np.full(len(part.groups.n), settings.k), part.groups.threshold)
+    # Imported here: its kernels are compiled only for jobs that need them.
+    from streamsample.sampling.window_allocation import sizes
+
+    k = sizes(settings, part.groups)
+    keep, threshold, kept = _cut(settings, part, k)
+    rows = np.flatnonzero(keep)
+    groups = GroupColumns(part.groups.window, part.groups.place, part.groups.n, threshold, kept, part.groups.sums)
+    return _drawn(settings, WindowPart(groups, part.candidates[rows], part.rows.take(rows)), k, threshold)
+
+
+def _cut(settings: WindowSettings, part: WindowPart, k: Int64s) -> tuple[Bools, Float64s, Int64s]:
+    """Which candidates stay, bool[m], when each group gives k units; and of each group the threshold, and how many."""
+    keep, threshold, kept = np.zeros(len(part), np.bool_), part.groups.threshold.copy(), part.groups.kept.copy()
+    end = 0
+    for group, count in enumerate(part.groups.kept.tolist()):
+        begin, end = end, end + count
+        first = Candidates(part.candidates[begin:end], float(threshold[group]), settings.law).first(int(k[group]))
+        keep[begin : begin + len(first)] = True
+        threshold[group], kept[group] = first.threshold, len(first)
+    return keep, threshold, kept
+
+
+def _drawn(settings: WindowSettings, part: WindowPart, k: Int64s, thresholds: Float64s) -> Drawn:
     groups, records, rows = part.groups, part.candidates, part.rows
-    threshold = np.repeat(groups.threshold, groups.kept)
+    threshold = np.repeat(thresholds, groups.kept)
     return Drawn(
         rows=rows,
         source=records["source"],
         probability=probabilities(settings.law, threshold, records["weight"]),
         threshold=np.where(np.isfinite(threshold), threshold, np.nan),
         n=np.repeat(groups.n, groups.kept),
-        k=np.full(len(part), settings.k),
+        k=np.repeat(k, groups.kept),
         settled_at=np.repeat((groups.window + 1) * settings.window_ms + settings.grace_ms, groups.kept),
         places=groups.place,
         seen=groups.n,

@@ -12,6 +12,7 @@ from dataclasses import replace
 from heapq import heappop, heappush
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamsample.errors import InvariantError, StateError
 from streamsample.records import Bools, Int32s, Int64s, Spans
@@ -19,6 +20,7 @@ from streamsample.sampling.bottom_k import BottomK
 from streamsample.sampling.kept_rows import KeptRows, RowColumns
 from streamsample.sampling.ranks import decayed
 from streamsample.sampling.strata import Places
+from streamsample.sampling.totals import WORDS, add_exactly, carry
 from streamsample.sampling.window_columns import Details, GroupColumns, Offered, WindowPart, WindowSettings
 from streamsample.sampling.window_delta import WindowDelta
 
@@ -34,13 +36,14 @@ class WindowedSample:
         self.settings = settings
         self.watermark = _NEVER
         self._places = Places(settings.strata, settings.others) if settings.strata or settings.others else None
-        self._candidates = BottomK(settings.k, settings.law)
+        self._candidates = BottomK(settings.candidates_max, settings.law)
         self._kept = KeptRows()
         self._group_of: dict[int, dict[int, int]] = {}
         """The group of each open window and place."""
         self._by_time: list[int] = []
         """The open windows, a heap: closing looks at what closes only."""
         self._n = np.empty(0, np.int64)
+        self._sums = [np.empty((0, WORDS), np.int64) for _ in range(settings.sums)]
         self._changed: set[int] = set()
         """Groups that had records since the last delta."""
         self._saved = 0
@@ -88,8 +91,12 @@ class WindowedSample:
 
         Raises StateError when too many windows are open.
         """
+        if not len(part.groups.n):
+            return
         group = self._groups(part.groups.window, part.groups.place)
         self._n[group] += part.groups.n
+        for sums, more in zip(self._sums, np.hsplit(part.groups.sums, len(self._sums) or 1), strict=False):
+            sums[group] += more
         candidates = part.candidates.copy()
         candidates["row"] = np.arange(self._kept.end, self._kept.end + len(part))
         self._kept.add(part.rows)
@@ -138,6 +145,8 @@ class WindowedSample:
         open_groups = groups.take(newest)
         group = self._groups(open_groups.window, open_groups.place)
         self._n[group] = open_groups.n
+        for sums, words in zip(self._sums, np.hsplit(open_groups.sums, len(self._sums) or 1), strict=False):
+            sums[group] = words
         candidates = np.concatenate([part.candidates for part in parts])
         rows = RowColumns.concat([part.rows for part in parts])
         # What was displaced since has a rank above the threshold; what was written twice is united.
@@ -171,6 +180,8 @@ class WindowedSample:
             place = self._places.of(stratum)
         group = self._groups(window, place)
         self._n += np.bincount(group, minlength=len(self._n))
+        for value, sums in zip(offered.values, self._sums, strict=True):
+            add_exactly(value[rows], group, sums)
         unit, weight = offered.unit[rows], offered.weight[rows]
         eligible = np.flatnonzero(weight > 0)
         if self.settings.half_life_ms is not None:
@@ -245,7 +256,9 @@ class WindowedSample:
                 remedy="make the windows longer, or look for what holds the watermark back",
             )
         if len(found) and found.max() >= len(self._n):
-            self._n = np.concatenate([self._n, np.zeros(found.max() + 1 - len(self._n), np.int64)])
+            more = int(found.max()) + 1 - len(self._n)
+            self._n = np.concatenate([self._n, np.zeros(more, np.int64)])
+            self._sums = [np.concatenate([sums, np.zeros((more, WORDS), np.int64)]) for sums in self._sums]
         return found
 
     def _part(
@@ -262,8 +275,17 @@ class WindowedSample:
             fresh = candidates["row"] >= since
             counts = np.bincount(np.repeat(np.arange(len(counts)), counts)[fresh], minlength=len(counts))
             candidates = candidates[fresh]
-        columns = GroupColumns(window, place.astype(np.int32), self._n[groups], threshold, counts)
+        columns = GroupColumns(window, place.astype(np.int32), self._n[groups], threshold, counts, self._words(groups))
         return groups, WindowPart(columns, candidates, self._kept.get(candidates["row"]))
+
+    def _words(self, groups: Int32s) -> NDArray[np.int64]:
+        """The words of the exact sums of some groups, int64[g, s], carried."""
+        words = [np.empty((len(groups), 0), np.int64)]
+        for sums in self._sums:
+            words.append(sums[groups])
+            carry(words[-1])
+            sums[groups] = words[-1]
+        return np.concatenate(words, axis=1)
 
     def _close(self, windows: Sequence[int]) -> WindowPart:
         groups, part = self._part(windows)
@@ -271,6 +293,8 @@ class WindowedSample:
         self._candidates.close(groups)
         self._changed.difference_update(groups.tolist())
         self._n[groups] = 0
+        for sums in self._sums:
+            sums[groups] = 0
         for window in windows:
             del self._group_of[window]
         return part

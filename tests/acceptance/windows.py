@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from streamsample.sampling import Recency, Reservoir, Weighted
+from streamsample.sampling import Recency, Reservoir, Sample, StratifiedReservoir, Weighted
 from tests.acceptance.timelines import T0, Event
 
 WINDOW, GRACE, K, SEED = 10_000, 1_000, 4, 5
@@ -25,6 +25,8 @@ RESERVOIR = {
 GLOBAL = {**RESERVOIR, "scope": "global"}
 WEIGHTED = {**RESERVOIR, "design": "weighted", "weight": "amount"}
 RECENCY = {**RESERVOIR, "design": "recency", "half_life": "2s"}
+STRATIFIED = {**RESERVOIR, "design": "stratified", "k": 30}
+NEYMAN = {**STRATIFIED, "allocation": "neyman", "of": "amount", "minimum": 3}
 
 
 def only(sample: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -55,34 +57,56 @@ def drawn(
     """
     groups: dict[tuple[int, str], list[Event]] = defaultdict(list)
     for event in events:
-        groups[event.at // WINDOW, str(event.more["country"])].append(event)
+        apart = "" if sample["design"] == "stratified" else str(event.more["country"])
+        groups[event.at // WINDOW, apart].append(event)
     found: dict[str, dict[str, Any]] = {}
-    for (window, country), members in groups.items():
-        closes = (window + 1) * WINDOW + GRACE
-        if closes >= closed_before:
-            continue
-        units = [str(event.more[unit]) if unit else event.id for event in members]
-        if sample["design"] == "reservoir":
-            design: Reservoir | Weighted | Recency = Reservoir(K, SEED)
-            design.update(units)
-        elif sample["design"] == "recency":
-            design = Recency(K, 2_000, SEED, landmark=window * WINDOW)
-            weight = [float(event.more["amount"]) for event in members] if "weight" in sample else None
-            design.update(units, [event.at for event in members], weight)
-        else:
-            design = Weighted(K, SEED, law=sample.get("method", "exponential"))
-            design.update(units, [float(event.more["amount"]) for event in members])
-        taken = design.sample()
-        for position, pi, threshold in zip(
-            taken.position.tolist(), taken.probability.tolist(), taken.threshold.tolist(), strict=True
-        ):
-            found[members[position].id] = {
-                "design": sample["design"],
-                "probability": pi,
-                "threshold": threshold if np.isfinite(threshold) else None,
-                "n": len(members),
-                "k": K,
-                "stratum": country,
-                "seed": SEED,
-            }
+    for (window, _), members in groups.items():
+        if (window + 1) * WINDOW + GRACE < closed_before:
+            units = [str(event.more[unit]) if unit else event.id for event in members]
+            found |= _said(sample, members, shown_to(sample, members, units, window * WINDOW))
+    return found
+
+
+def shown_to(sample: Mapping[str, Any], members: list[Event], units: list[str], begin: int) -> Sample:
+    """The library's sample of all records of a window, and of a stratum where each is drawn by itself."""
+    amounts = [float(event.more.get("amount", 0)) for event in members]
+    if sample["design"] == "reservoir":
+        reservoir = Reservoir(K, SEED)
+        reservoir.update(units)
+        return reservoir.sample()
+    if sample["design"] == "recency":
+        recency = Recency(K, 2_000, SEED, landmark=begin)
+        recency.update(units, [event.at for event in members], amounts if "weight" in sample else None)
+        return recency.sample()
+    if sample["design"] == "stratified":
+        stratified = StratifiedReservoir(
+            sample["k"],
+            SEED,
+            allocation=sample.get("allocation", "proportional"),
+            minimum=sample.get("minimum", 2),
+            strata=sample.get("strata", ()),
+            others=1_000,
+            k_max=sample.get("k_max"),
+        )
+        countries = [str(event.more["country"]) for event in members]
+        stratified.update(units, countries, amounts if "of" in sample else None)
+        return stratified.sample()
+    weighted = Weighted(K, SEED, law=sample.get("method", "exponential"))
+    weighted.update(units, amounts)
+    return weighted.sample()
+
+
+def _said(sample: Mapping[str, Any], members: list[Event], taken: Sample) -> dict[str, dict[str, Any]]:
+    found = {}
+    for row, position in enumerate(taken.position.tolist()):
+        stratum = taken.strata[int(taken.stratum[row])]
+        found[members[position].id] = {
+            "design": sample["design"],
+            "probability": float(taken.probability[row]),
+            "threshold": stratum.threshold if np.isfinite(stratum.threshold) else None,
+            "n": stratum.n,
+            "k": stratum.k,
+            "stratum": members[position].more["country"],
+            "seed": SEED,
+        }
     return found

@@ -112,6 +112,12 @@ SAMPLED: dict[str, Any] = {
     },
     "input.schema_files": {"7": WIDER},
 }  # fmt: skip
+ALLOCATED = {
+    **{key: value for key, value in SAMPLED["sample"].items() if key != "weight"},
+    "design": "stratified",
+    "allocation": "neyman",
+    "of": "x",
+}
 WINDOWS: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
     "sample.k": ({"sample.k": 11}, BOTH),
     "sample.window": ({"sample.window": "2h"}, BOTH),
@@ -129,6 +135,13 @@ WINDOWS: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
     "limits.strata_max": ({"limits.strata_max": 5}, BOTH),
     "limits.windows_max": ({"limits.windows_max": 5}, NEITHER),
 }
+OF_DESIGNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "sample.allocation": (ALLOCATED, {"allocation": "equal", "of": None}),
+    "sample.of": (ALLOCATED, {"of": "at"}),
+    "sample.minimum": (ALLOCATED, {"minimum": 1}),
+    "sample.k_max": (ALLOCATED, {"k_max": 9}),
+}
+"""Keys of some designs only: a sample, and what is changed in it. All shape the state."""
 
 # Keys without a case: sections that are nothing but their keys, and keys with one value in this version.
 COVERED_ELSEWHERE = {
@@ -154,9 +167,18 @@ def test_each_key_of_a_windowed_sample_changes_what_it_says(key: str) -> None:
     assert (after.version != before.version, after.state_shape != before.state_shape) == (version, shape)
 
 
+@pytest.mark.parametrize("key", OF_DESIGNS)
+def test_each_key_of_a_design_changes_version_and_shape(key: str) -> None:
+    sample, changes = OF_DESIGNS[key]
+    changed = {name: value for name, value in {**sample, **changes}.items() if value is not None}
+    before, after = (job({**SAMPLED, "sample": each}) for each in (sample, changed))
+    assert after.version != before.version
+    assert after.state_shape != before.state_shape
+
+
 def test_every_key_has_a_case() -> None:
     keys = {key.path for key in walk()}
-    assert keys - set(CHANGES) - set(WINDOWS) == COVERED_ELSEWHERE
+    assert keys - set(CHANGES) - set(WINDOWS) - set(OF_DESIGNS) == COVERED_ELSEWHERE
     assert set(CHANGES) - keys == {"split.<part>"}
 
 

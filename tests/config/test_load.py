@@ -109,7 +109,15 @@ metrics: {port: 1}
     ]
 
 
+FIXED = "k: 100, window: 1h, scope: partition"
 CASES: list[tuple[str, str, str]] = [
+    ("seed: 7", "seed: 7, k: 100", "sample.rate: has no meaning in a stratified sample of a fixed size - give k, or"),
+    ("seed: 7", "seed: 7, minimum: 3", "sample.minimum: has no meaning in a stratified sample"),
+    ("rate: 0.1, rates: {IS: 1.0}", "k: 100", "a stratified sample of a fixed size needs window - set window: 1h"),
+    ("rate: 0.1, rates: {IS: 1.0}", f"{FIXED}, of: price", "sample.of: is for allocation: neyman only"),
+    ("rate: 0.1, rates: {IS: 1.0}", f"{FIXED}, allocation: neyman", "neyman needs the field whose total is estimated"),
+    ("rate: 0.1, rates: {IS: 1.0}", f"{FIXED}, allocation: neyman, of: user_id", "user_id is string, must be an int"),
+    ("rate: 0.1, rates: {IS: 1.0}", f"{FIXED}, minimum: 101", "sample.minimum: must be at most 100, found 101"),
     ("from: clicks", "from: click", 'rules[0].from: there is no feedback "click" - did you mean clicks?'),
     ("from: clicks", "from: orders", "17:3: feedback.clicks: no target uses it - remove it"),
     ("topic: shop.orders", "topic: shop.clicks", "not yet: several feedbacks in one topic"),
@@ -187,7 +195,7 @@ def test_problems_between_sections_are_named_beside_those_within() -> None:
 
 NOT_YET = [
     ("design: stratified", "design: importance", "sample.design: not yet: this design (importance)"),
-    ("seed: 7", "seed: 7, k: 100", "sample.k: not yet"),
+    ("rate: 0.1, rates: {IS: 1.0}", FIXED, "not yet: a stratified sample of labelled records"),
     ("seed: 7", "seed: 7, after: labels", "sample.after: not yet"),
     ("id: impression_id\n", "id: impression_id\n  where: x > 1\n", "input.where: not yet"),
     ("id: impression_id\n", "id: impression_id\n  rekey: true\n", "input.rekey: not yet"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import numpy as np
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from streamsample.errors import StateError
 from streamsample.hashing import hash64, unit_interval
 from streamsample.records import Spans
+from streamsample.sampling import StratifiedReservoir
 from streamsample.sampling.kept_rows import KeptRows
 from streamsample.sampling.ranks import Law
 from streamsample.sampling.window_columns import Details, Drawn, Offered, WindowPart, WindowSettings
@@ -184,6 +185,66 @@ def test_b4_b7_what_partitions_hold_unites_to_the_sample_of_all_in_any_order(
             whole.restore(deltas)
     written.take(whole.on_watermark(3_000))
     assert written.records == oracle(events, law, 3_000)
+
+
+@given(st.lists(EVENT, max_size=120), st.integers(1, 4), st.randoms(), st.booleans())
+@settings(deadline=None)
+def test_b7_b10_sizes_are_allocated_by_what_all_partitions_counted(
+    raw: list[tuple[int, int, str, float]], partitions: int, order: Random, restored: bool
+) -> None:
+    """Exact sums, and ties by name: Neyman's allocation is the same in whatever parts the records were seen."""
+    events, wanted = made(raw, "uniform"), dict[int, tuple[object, ...]]()
+    rule = WindowSettings(
+        6, "uniform", WINDOW, GRACE, strata=DECLARED, others=2, allocation="neyman", minimum=1, k_max=4
+    )
+    value = {event.offset: float(hash64_of(event)) for event in events}
+
+    def show_some(sample: WindowedSample, some: list[Event], source: int) -> None:
+        x = np.array([value[event.offset] for event in some])
+        sample.on_records(
+            replace(offered(some, source), values=(x, x * x)),
+            lambda rows: Details(np.zeros(len(rows), np.int16), np.zeros(len(rows), np.int8), Spans.nulls(len(rows))),
+        )
+
+    for window in {event.ts // WINDOW for event in events}:
+        members = [event for event in events if event.ts // WINDOW == window]
+        library = StratifiedReservoir(6, 7, allocation="neyman", minimum=1, strata=DECLARED, others=2, k_max=4)
+        library.update(
+            [event.id for event in members],
+            [event.stratum for event in members],
+            [value[event.offset] for event in members],
+        )
+        sample = library.sample()
+        for row, at in enumerate(sample.position.tolist()):
+            of = sample.strata[int(sample.stratum[row])]
+            wanted[members[at].offset] = (sample.probability[row], of.n, of.k, of.threshold)
+
+    parts, whole = [], WindowedSample(rule)
+    for number in range(partitions):
+        one = WindowedSample(rule)
+        show_some(one, events[number::partitions], number)
+        parts.append(one.on_watermark(10_000))
+    order.shuffle(parts)
+    deltas = []
+    for part in filter(None, parts):
+        whole.on_part(part)
+        deltas.append(decode_window_delta(encode_window_delta(whole.snapshot_delta())))
+        if restored:
+            whole = WindowedSample(rule)
+            whole.restore(deltas)
+    closing = whole.on_watermark(10_000)
+    assert (closing is None) == (not events)
+    if closing is None:
+        return
+    drawn = samples_of(rule, closing)
+    threshold = np.where(np.isnan(drawn.threshold), np.inf, drawn.threshold)
+    said = zip(drawn.probability, drawn.n, drawn.k, threshold, strict=True)
+    assert dict(zip(drawn.rows.offset.tolist(), said, strict=True)) == wanted
+
+
+def hash64_of(event: Event) -> float:
+    """A number between -1,000 and 1,000 that the event alone decides."""
+    return float(hash64(Spans.of([event.id.encode()]), 3)[0] % np.uint64(20_001)) / 10 - 1_000
 
 
 def many(count: int, seed: int = 1) -> list[Event]:

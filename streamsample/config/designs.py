@@ -1,0 +1,69 @@
+"""The designs as a job file may write them: what each needs, and what it may have."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+RATE: Final = "rate: 0.01"
+K: Final = "k: 1000"
+WINDOW: Final = "window: 1h"
+BY: Final = "by: <field>, or a list of fields"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One design in one of its forms. name: as messages call it; needs: the keys it must have, each with an example;
+    may: those it may have. windowed: it has a fixed size per window, else a rate.
+    """
+
+    name: str
+    needs: Mapping[str, str]
+    may: tuple[str, ...] = ()
+    windowed: bool = False
+
+    def takes(self, key: str) -> bool:
+        """Whether a key means something in it."""
+        return key in self.needs or key in self.may or key in _ALWAYS
+
+
+_ALWAYS: Final = ("design", "unit", "seed")
+_BY_RATE: Final = {
+    "simple": Form("simple sample", {"rate": RATE}),
+    "stratified": Form("stratified sample", {"rate": RATE, "by": BY}, ("rates",)),
+}
+
+
+def _windowed(name: str, needs: Mapping[str, str], *may: str) -> Form:
+    return Form(name, {"k": K, "window": WINDOW, **needs}, ("scope", *may), windowed=True)
+
+
+_OF_FIXED_SIZE: Final = {
+    "stratified": _windowed(
+        "stratified sample of a fixed size", {"by": BY}, "allocation", "of", "minimum", "k_max", "strata"
+    ),
+    "reservoir": _windowed("reservoir sample", {}, "by", "strata"),
+    "weighted": _windowed("weighted sample", {"weight": "weight: <field>"}, "by", "strata", "method"),
+    "recency": _windowed("recency sample", {"half_life": "half_life: 1h"}, "by", "strata", "weight"),
+}
+ELSEWHERE: Final = {
+    "rates": "set design: stratified",
+    "by": "set design: stratified",
+    "allocation": "set design: stratified",
+    "minimum": "set design: stratified",
+    "k_max": "set design: stratified",
+    "of": "set design: stratified, allocation: neyman",
+    "weight": "set design: weighted",
+    "method": "set design: weighted",
+    "half_life": "set design: recency",
+    "rate": "give k, or set design: simple",
+}
+"""Where a key belongs that means nothing where it is given."""
+
+
+def form_of(design: str, given: Container[str]) -> Form:
+    """The form that a design has with the keys that are given."""
+    if design in _BY_RATE and not (design in _OF_FIXED_SIZE and "k" in given):
+        return _BY_RATE[design]
+    return _OF_FIXED_SIZE[design]
