@@ -24,6 +24,7 @@ Int16s: TypeAlias = NDArray[np.int16]
 STATES = ("early", "final", "correct", "retract")
 SOURCES = ("explicit", "implicit")
 CLOSED_BY = ("event", "idle")
+ESTIMATORS = ("horvitz_thompson", "hansen_hurwitz", "self_normalised", "none")
 RECORD_ID_SIZE = 16
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -38,11 +39,27 @@ class TargetSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class StageSpec:
+    """One of several designs that were drawn one after the other. unit: the field that was sampled by; None: the id."""
+
+    design: str
+    unit: str | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingSpec:
-    """The design that sampled the predictions, and the seed of its hash (0 <= seed < 2**63)."""
+    """The design that sampled the predictions, and the seed of its hash (0 <= seed < 2**63).
+
+    estimator: one of ESTIMATORS, how the weights are to be used; sample: the sample's name where the job has several;
+    stages: where several designs were drawn one after the other.
+    """
 
     design: str
     seed: int
+    estimator: str = ESTIMATORS[0]
+    sample: str | None = None
+    stages: tuple[StageSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +91,10 @@ class TrainingSpec:
             if target.name in seen:
                 raise ConfigurationError(f"targets.{target.name}: named twice", remedy="rename one of them")
             seen.add(target.name)
-        if self.sampling is not None and not 0 <= self.sampling.seed < 2**63:
-            raise ConfigurationError(f"sample.seed: {self.sampling.seed} is not in [0, 2**63)", remedy="choose another")
+        stages = () if self.sampling is None else self.sampling.stages
+        for seed in [] if self.sampling is None else [self.sampling.seed, *(stage.seed for stage in stages)]:
+            if not 0 <= seed < 2**63:
+                raise ConfigurationError(f"sample.seed: {seed} is not in [0, 2**63)", remedy="choose another")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +117,23 @@ class TargetColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class StageColumns:
+    """π and the threshold of m rows in one of several stages: float64[m] each, as in `SamplingColumns`."""
+
+    probability: Float64s
+    threshold: Float64s
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingColumns:
     """How m rows came into the sample.
 
     probability float64[m]: the inclusion probability, in (0, 1], NaN when the design has none. threshold float64[m]:
     what the rank was below, NaN if none. stratum: m spans of text, null if none; what is not UTF-8 in it is written as
-    U+FFFD. weight float64[m]: 1/probability, NaN when that is null. n, k int64[m]: population and sample size of the
-    stratum's window, -1 for designs by rate.
+    U+FFFD. weight float64[m]: see ESTIMATORS, NaN when there is none. n, k int64[m]: population and sample size of the
+    stratum's window, -1 for designs by rate. draws int64[m]: how often it was drawn, -1 without replacement. until
+    int64[m]: the end of the event time that was sampled, ms, -1 for designs without one. stages: those of the spec, in
+    its order.
     """
 
     probability: Float64s
@@ -113,6 +142,9 @@ class SamplingColumns:
     weight: Float64s
     n: Int64s
     k: Int64s
+    draws: Int64s
+    until: Int64s
+    stages: tuple[StageColumns, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +204,7 @@ class TrainingColumns:
             _target(target, column, rows, len(spec.feedback))
         _require((self.sampling is None) == (spec.sampling is None), "sampling")
         if self.sampling is not None:
-            _sampling(self.sampling, rows)
+            _sampling(self.sampling, rows, 0 if spec.sampling is None else len(spec.sampling.stages))
         _indices("split", self.split, np.int8, rows, -1, len(spec.splits))
         _typed("partition", self.partition, np.int32, rows)
         _typed("offset", self.offset, np.int64, rows)
@@ -227,13 +259,19 @@ def _target(target: TargetSpec, column: TargetColumn, rows: int, kinds: int) -> 
     _typed(f"{at}.delay_ms", column.delay_ms, np.int64, rows)
 
 
-def _sampling(sampling: SamplingColumns, rows: int) -> None:
+def _sampling(sampling: SamplingColumns, rows: int, stages: int) -> None:
     _typed("sampling.probability", sampling.probability, np.float64, rows)
     _typed("sampling.threshold", sampling.threshold, np.float64, rows)
     _spans("sampling.stratum", sampling.stratum, rows, nullable=True)
     _typed("sampling.weight", sampling.weight, np.float64, rows)
     _typed("sampling.n", sampling.n, np.int64, rows)
     _typed("sampling.k", sampling.k, np.int64, rows)
+    _typed("sampling.draws", sampling.draws, np.int64, rows)
+    _typed("sampling.until", sampling.until, np.int64, rows)
+    _require(len(sampling.stages) == stages, "sampling.stages")
+    for stage in sampling.stages:
+        _typed("sampling.stages.probability", stage.probability, np.float64, rows)
+        _typed("sampling.stages.threshold", stage.threshold, np.float64, rows)
 
 
 def with_readable_strata(columns: TrainingColumns) -> TrainingColumns:
@@ -285,7 +323,7 @@ def _envelope(features: Any, targets: Any) -> list[dict[str, Any]]:
     closed = {"type": "enum", "name": "ClosedBy", "symbols": list(CLOSED_BY)}
     weights = [
         _optional(
-            "sampling", "1/probability: corrects for the sampling. Null if the design has no probability.", "double"
+            "sampling", "Corrects for the sampling, as its estimator says. Null if the design is not random.", "double"
         ),
         _optional("delay", "Corrects for labels that are still under way. Null if not estimated.", "double"),
     ]
@@ -314,16 +352,36 @@ def _record(name: str, fields: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _sample() -> dict[str, Any]:
+    stage = _record(
+        "Stage",
+        [
+            _field("design", "The sampling design.", "string"),
+            _optional("unit", "The field that was sampled by. Null: the id.", "string"),
+            _field("seed", "The seed of the sampling hash. Stages of equal seed and unit share u.", "long"),
+            _optional("probability", "The inclusion probability of this stage.", "double"),
+            _optional("threshold", "The rank threshold of this stage.", "double"),
+        ],
+    )
+    estimator = {"type": "enum", "name": "Estimator", "symbols": list(ESTIMATORS)}
     return _record(
         "Sampling",
         [
-            _field("design", "The sampling design.", "string"),
+            _optional("sample", "The sample, by its name in the job. Null if the job has only one.", "string"),
+            _field("design", "The sampling design; several are joined by ' + '.", "string"),
+            _field("estimator", "How weights.sampling is to be used.", estimator),
             _optional("probability", "The inclusion probability. Null for designs that are not random.", "double"),
             _optional("threshold", "The rank threshold that let the prediction in.", "double"),
             _optional("n", "How many predictions the stratum's window had. Null for designs by rate.", "long"),
             _optional("k", "How many of them the sample could hold. Null for designs by rate.", "long"),
+            _optional("draws", "How often it was drawn. Null without replacement.", "long"),
+            _optional("until", "The sample is of what happened before, ms since the epoch. Null for rates.", "long"),
             _optional("stratum", "The stratum. Null if there is none.", "string"),
             _field("seed", "The seed of the sampling hash.", "long"),
+            _field(
+                "stages",
+                "The designs that were drawn one after the other, if several.",
+                {"type": "array", "items": stage},
+            ),
         ],
     )
 

@@ -9,7 +9,13 @@ import numpy as np
 
 from streamsample.errors import ConfigurationError
 from streamsample.formats import training_kernel as kernels
-from streamsample.formats.training import TrainingColumns, TrainingSpec, training_schema, with_readable_strata
+from streamsample.formats.training import (
+    ESTIMATORS,
+    TrainingColumns,
+    TrainingSpec,
+    training_schema,
+    with_readable_strata,
+)
 from streamsample.records import Int64s, Spans
 
 
@@ -134,16 +140,24 @@ class _Program:
         if spec.sampling is None:
             self._piece(b"\x02" + np.float64(1.0).tobytes() + b"\x00" + b"\x00")
             return
+        drawn = spec.sampling
         self._number(kernels.WEIGHT, "sampling.weight")
-        self._piece(b"\x00" + b"\x02" + _string(spec.sampling.design))
+        estimator = _long(ESTIMATORS.index(drawn.estimator))
+        self._piece(b"\x00\x02" + _nullable(drawn.sample) + _string(drawn.design) + estimator)
         self._number(kernels.WEIGHT, "sampling.probability")
         self._number(kernels.WEIGHT, "sampling.threshold")
         self._number(kernels.COUNT, "sampling.n")
-        self._number(kernels.COUNT, "sampling.k")
+        for name in ("sampling.k", "sampling.draws", "sampling.until"):
+            self._number(kernels.COUNT, name)
         start, size = self._column("sampling.stratum.start"), self._column("sampling.stratum.size")
         self._add(kernels.COUNT, size, 0, kernels.VARINT_MAX + 1)
         self._add(kernels.STRATUM, start, 0, 0)
-        self._piece(_long(spec.sampling.seed))
+        self._piece(_long(drawn.seed) + (_long(len(drawn.stages)) if drawn.stages else b""))
+        for number, stage in enumerate(drawn.stages):
+            self._piece(_string(stage.design) + _nullable(stage.unit) + _long(stage.seed))
+            self._number(kernels.WEIGHT, f"sampling.{number}.probability")
+            self._number(kernels.WEIGHT, f"sampling.{number}.threshold")
+        self._piece(b"\x00")
 
     def _column(self, name: str) -> int:
         self.names.append(name)
@@ -191,6 +205,11 @@ def _long(value: int) -> bytes:
 def _string(text: str) -> bytes:
     raw = text.encode()
     return _long(len(raw)) + raw
+
+
+def _nullable(text: str | None) -> bytes:
+    """["null", string]."""
+    return b"\x00" if text is None else b"\x02" + _string(text)
 
 
 def _optional(texts: Sequence[str]) -> list[bytes]:
@@ -244,9 +263,14 @@ def _named(columns: TrainingColumns) -> dict[str, Any]:
             "sampling.weight": sampling.weight.view(np.int64),
             "sampling.n": sampling.n,
             "sampling.k": sampling.k,
+            "sampling.draws": sampling.draws,
+            "sampling.until": sampling.until,
             "sampling.stratum.start": sampling.stratum.start,
             "sampling.stratum.size": sampling.stratum.size,
         }
+        for number, stage in enumerate(sampling.stages):
+            held[f"sampling.{number}.probability"] = stage.probability.view(np.int64)
+            held[f"sampling.{number}.threshold"] = stage.threshold.view(np.int64)
     return held
 
 

@@ -172,19 +172,38 @@ def _sampling(spec: SamplingSpec | None, columns: TrainingColumns) -> list[str]:
     held = columns.sampling
     if spec is None or held is None:
         return [',"weights":{"sampling":1.0,"delay":null},"sampling":null'] * len(columns)
-    design, seed = _text(spec.design), spec.seed
+    estimator = _text(spec.estimator)
+    head = f'"sampling":{{"sample":{_nullable(spec.sample)},"design":{_text(spec.design)},"estimator":{estimator}'
+    heads = [
+        f'{{"design":{_text(stage.design)},"unit":{_nullable(stage.unit)},"seed":{stage.seed}' for stage in spec.stages
+    ]
 
-    def write(row: tuple[int, int, int, int, int, bytes | None]) -> str:
-        weight, probability, threshold = map(_float, row[:3])
-        n, k = (str(count) if count >= 0 else "null" for count in row[3:5])
-        stratum = "null" if row[5] is None else _text(row[5].decode(errors="replace"))
+    def write(row: tuple[Any, ...]) -> str:
+        stratum, (n, k, draws, until), floats = row[0], row[1:5], row[5:]
+        weight, probability, threshold, *staged = map(_float, floats)
+        stages = ",".join(
+            f'{begin},"probability":{staged[2 * number]},"threshold":{staged[2 * number + 1]}}}'
+            for number, begin in enumerate(heads)
+        )
         return (
-            f',"weights":{{"sampling":{weight},"delay":null}},"sampling":{{"design":{design},"probability":{probability},'
-            f'"threshold":{threshold},"n":{n},"k":{k},"stratum":{stratum},"seed":{seed}}}'
+            f',"weights":{{"sampling":{weight},"delay":null}},{head},"probability":{probability},"threshold":{threshold},'
+            f'"n":{_counted(n)},"k":{_counted(k)},"draws":{_counted(draws)},"until":{_counted(until)},'
+            f'"stratum":{"null" if stratum is None else _text(stratum.decode(errors="replace"))},"seed":{spec.seed},'
+            f'"stages":[{stages}]}}'
         )
 
-    bits = (_bits(column) for column in (held.weight, held.probability, held.threshold))
-    return _mapped(list(zip(*bits, held.n.tolist(), held.k.tolist(), held.stratum.to_list(), strict=True)), write)
+    counts = (column.tolist() for column in (held.n, held.k, held.draws, held.until))
+    stages = (column for stage in held.stages for column in (stage.probability, stage.threshold))
+    bits = (_bits(column) for column in (held.weight, held.probability, held.threshold, *stages))
+    return _mapped(list(zip(held.stratum.to_list(), *counts, *bits, strict=True)), write)
+
+
+def _nullable(text: str | None) -> str:
+    return "null" if text is None else _text(text)
+
+
+def _counted(count: int) -> str:
+    return str(count) if count >= 0 else "null"
 
 
 def _mapped(keys: list[Any], write: Callable[[Any], str]) -> list[str]:

@@ -115,6 +115,8 @@ class TrainingRecords:
             weight=1.0 / drawn.probability,
             n=drawn.n,
             k=drawn.k,
+            draws=np.full(len(drawn), -1, np.int64),
+            until=drawn.until,
         )
         rows = drawn.rows
         sampled = Sampled(
@@ -159,4 +161,4 @@ class TrainingRecords:
 def by_rate(probability: Float64s, stratum: Spans) -> SamplingColumns:
     """What a design by rate says of m records: the threshold on `u` is π itself, and there is no n or k."""
     none = np.full(len(probability), -1, np.int64)
-    return SamplingColumns(probability, probability, stratum, 1.0 / probability, none, none)
+    return SamplingColumns(probability, probability, stratum, 1.0 / probability, none, none, none, none)

@@ -164,9 +164,9 @@ class Drawn:
     """The samples of windows that have closed: m records by window, place and rank.
 
     source: the input's partition; probability: π; threshold: τ, on the scale of ranks, NaN where nothing was left out;
-    n: records that the window had of the place, k: units that were asked of it. settled_at: the window's end and the
-    grace. For each of the g groups that closed: places, of its stratum; seen: its records; kept: those of them in the
-    sample.
+    n: records that the window had of the place, k: units that were asked of it. until: the window's end; settled_at:
+    that and the grace. For each of the g groups that closed: places, of its stratum; seen: its records; kept: those of
+    them in the sample.
     """
 
     rows: RowColumns
@@ -175,6 +175,7 @@ class Drawn:
     threshold: Float64s
     n: Int64s
     k: Int64s
+    until: Int64s
     settled_at: Int64s
     places: Int32s
     seen: Int64s

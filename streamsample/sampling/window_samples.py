@@ -39,6 +39,7 @@ def _cut(settings: WindowSettings, part: WindowPart, k: Int64s) -> tuple[Bools, 
 def _drawn(settings: WindowSettings, part: WindowPart, k: Int64s, thresholds: Float64s) -> Drawn:
     groups, records, rows = part.groups, part.candidates, part.rows
     threshold = np.repeat(thresholds, groups.kept)
+    until = np.repeat((groups.window + 1) * settings.window_ms, groups.kept)
     return Drawn(
         rows=rows,
         source=records["source"],
@@ -46,7 +47,8 @@ def _drawn(settings: WindowSettings, part: WindowPart, k: Int64s, thresholds: Fl
         threshold=np.where(np.isfinite(threshold), threshold, np.nan),
         n=np.repeat(groups.n, groups.kept),
         k=np.repeat(k, groups.kept),
-        settled_at=np.repeat((groups.window + 1) * settings.window_ms + settings.grace_ms, groups.kept),
+        until=until,
+        settled_at=until + settings.grace_ms,
         places=groups.place,
         seen=groups.n,
         kept=groups.kept,

@@ -115,13 +115,18 @@ def test_a_record_says_how_it_was_drawn() -> None:
         country = record["features"]["country"]
         rate = {"IS": 1.0, "DE": 0.1}[country]
         assert record["sampling"] == {
+            "sample": None,
             "design": "stratified",
+            "estimator": "horvitz_thompson",
             "probability": rate,
             "threshold": rate,
             "n": None,
             "k": None,
+            "draws": None,
+            "until": None,
             "stratum": country,
             "seed": 5,
+            "stages": [],
         }
         assert record["weights"] == {"sampling": 1 / rate, "delay": None}
 

@@ -63,7 +63,8 @@ def drawn(
     for (window, _), members in groups.items():
         if (window + 1) * WINDOW + GRACE < closed_before:
             units = [str(event.more[unit]) if unit else event.id for event in members]
-            found |= _said(sample, members, shown_to(sample, members, units, window * WINDOW))
+            taken = shown_to(sample, members, units, window * WINDOW)
+            found |= _said(sample, members, taken, (window + 1) * WINDOW)
     return found
 
 
@@ -96,17 +97,22 @@ def shown_to(sample: Mapping[str, Any], members: list[Event], units: list[str], 
     return weighted.sample()
 
 
-def _said(sample: Mapping[str, Any], members: list[Event], taken: Sample) -> dict[str, dict[str, Any]]:
+def _said(sample: Mapping[str, Any], members: list[Event], taken: Sample, until: int) -> dict[str, dict[str, Any]]:
     found = {}
     for row, position in enumerate(taken.position.tolist()):
         stratum = taken.strata[int(taken.stratum[row])]
         found[members[position].id] = {
+            "sample": None,
             "design": sample["design"],
+            "estimator": taken.estimator.replace("-", "_"),
             "probability": float(taken.probability[row]),
             "threshold": stratum.threshold if np.isfinite(stratum.threshold) else None,
             "n": stratum.n,
             "k": stratum.k,
+            "draws": None,
+            "until": until,
             "stratum": members[position].more["country"],
             "seed": SEED,
+            "stages": [],
         }
     return found

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from streamsample.formats.training import (
     CLOSED_BY,
+    ESTIMATORS,
     STATES,
     SamplingColumns,
     SamplingSpec,
+    StageColumns,
+    StageSpec,
     TargetColumn,
     TargetSpec,
     TrainingColumns,
@@ -26,6 +29,7 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 NULLABLE = st.one_of(st.just(math.nan), FINITE)
 NAMES = st.text(min_size=1, max_size=12)
+SEEDS = st.integers(0, 2**63 - 1)
 AVRO_NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True)
 
 
@@ -104,14 +108,29 @@ def plain_sampling(spec: TrainingSpec, sampling: SamplingColumns, row: int) -> d
     assert spec.sampling is not None
     n, k = int(sampling.n[row]), int(sampling.k[row])
     stratum = sampling.stratum[row]
+    draws, until = int(sampling.draws[row]), int(sampling.until[row])
     return {
+        "sample": spec.sampling.sample,
         "design": spec.sampling.design,
+        "estimator": spec.sampling.estimator,
         "probability": number(sampling.probability[row]),
         "threshold": number(sampling.threshold[row]),
         "n": null_if(n, n < 0),
         "k": null_if(k, k < 0),
+        "draws": null_if(draws, draws < 0),
+        "until": null_if(until, until < 0),
         "stratum": None if stratum is None else stratum.decode(errors="replace"),
         "seed": spec.sampling.seed,
+        "stages": [
+            {
+                "design": stage.design,
+                "unit": stage.unit,
+                "seed": stage.seed,
+                "probability": number(column.probability[row]),
+                "threshold": number(column.threshold[row]),
+            }
+            for stage, column in zip(spec.sampling.stages, sampling.stages, strict=True)
+        ],
     }
 
 
@@ -131,7 +150,14 @@ def specs(draw: st.DrawFn) -> TrainingSpec:
         feedback=tuple(draw(st.lists(NAMES, max_size=3))),
         feedback_topics=tuple(draw(st.lists(NAMES, max_size=3))),
         splits=tuple(draw(st.lists(NAMES, max_size=3))),
-        sampling=draw(st.none() | st.builds(SamplingSpec, NAMES, st.integers(0, 2**63 - 1))),
+        sampling=draw(
+            st.none()
+            | st.builds(
+                SamplingSpec,
+                *(NAMES, SEEDS, st.sampled_from(ESTIMATORS), st.none() | NAMES),
+                st.lists(st.builds(StageSpec, NAMES, st.none() | NAMES, SEEDS), max_size=3).map(tuple),
+            )
+        ),
     )
 
 
@@ -158,8 +184,11 @@ def cases(draw: st.DrawFn, features: st.SearchStrategy[bytes]) -> Case:
         stratum = spans(st.none() | st.binary(max_size=5) | NAMES.map(str.encode))
         probability, threshold, weight = (column(NULLABLE, np.float64) for _ in range(3))
         counts = st.integers(-1, 2**63 - 1)
-        n, k = column(counts, np.int64), column(counts, np.int64)
-        sampling = SamplingColumns(probability, threshold, stratum, weight, n, k)
+        n, k, draws, until = (column(counts, np.int64) for _ in range(4))
+        stages = tuple(
+            StageColumns(column(NULLABLE, np.float64), column(NULLABLE, np.float64)) for _ in spec.sampling.stages
+        )
+        sampling = SamplingColumns(probability, threshold, stratum, weight, n, k, draws, until, stages)
     most = 3 if spec.targets and spec.feedback_topics else 0
     start = np.cumsum([0, *draw(st.lists(st.integers(0, most), min_size=rows, max_size=rows))], dtype=np.int64)
     refs = int(start[-1])
@@ -216,7 +245,7 @@ def example() -> tuple[TrainingSpec, TrainingColumns]:
         schema=np.zeros(2, np.int16),
         ids=Spans.of([b"a1", b"a2"]),
         targets=(clicked, revenue),
-        sampling=SamplingColumns(rate, rate, strata, 1 / rate, np.full(2, -1), np.full(2, -1)),
+        sampling=SamplingColumns(rate, rate, strata, 1 / rate, *[np.full(2, -1)] * 4),
         split=np.array([0, 2], np.int8),
         partition=np.array([3, 3], np.int32),
         offset=np.array([81_220, 81_221]),
