@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 RATE: Final = "rate: 0.01"
@@ -57,13 +57,30 @@ ELSEWHERE: Final = {
     "weight": "set design: weighted",
     "method": "set design: weighted",
     "half_life": "set design: recency",
+    "window": "give one of window, every and records",
+    "every": "set design: reservoir or weighted, without window and records",
+    "records": "set design: reservoir or weighted, without window and every",
+    "scope": "a count of records is one of each partition",
     "rate": "give k, or set design: simple",
 }
 """Where a key belongs that means nothing where it is given."""
+
+
+_SPANS: Final = {
+    "every": ("every: 30s", "since the start", ("reservoir", "weighted")),
+    "records": ("records: 100000", "of numbers of records", ("stratified", "reservoir", "weighted")),
+}
+"""What may stand in place of `window`: an example, what samples are called then, and of which designs."""
 
 
 def form_of(design: str, given: Container[str]) -> Form:
     """The form that a design has with the keys that are given."""
     if design in _BY_RATE and not (design in _OF_FIXED_SIZE and "k" in given):
         return _BY_RATE[design]
-    return _OF_FIXED_SIZE[design]
+    form = _OF_FIXED_SIZE[design]
+    for key, (example, called, designs) in _SPANS.items():
+        if key in given and design in designs:
+            needs = {name: each for name, each in form.needs.items() if name != "window"}
+            may = tuple(name for name in form.may if name != "scope" or key == "every")
+            return replace(form, name=f"{form.name} {called}", needs={**needs, key: example}, may=may)
+    return form

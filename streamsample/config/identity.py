@@ -110,7 +110,7 @@ def _windows(job: Job) -> dict[str, Any]:
     allocation = sample.form.takes("allocation") and [sample.allocation, sample.of, sample.minimum, sample.k_max]
     return {
         "k": sample.k,
-        "window": sample.window_ms,
+        "window": [sample.window_ms, sample.every_ms, sample.records],
         "weight": sample.weight,
         "method": sample.method if sample.weight else None,
         "half_life": sample.half_life_ms,

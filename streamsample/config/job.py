@@ -86,8 +86,8 @@ class Job(Section):
     @property
     def largest_window_ms(self) -> int:
         """The longest window, of feedback or of a sample; 0 without any."""
-        sampled = self.sample.window_ms if self.sample is not None else None
-        return max((target.window_ms for target in self.targets.values()), default=sampled or 0)
+        sampled = self.sample.closes_after_ms if self.sample is not None else 0
+        return max((target.window_ms for target in self.targets.values()), default=sampled)
 
     @property
     def max_ahead_ms(self) -> int:
@@ -117,7 +117,7 @@ class Job(Section):
     @property
     def exchanges_windows(self) -> bool:
         """Whether a window's sample is one of all partitions, so that tasks tell each other what they held."""
-        return self.sample is not None and self.sample.windowed and self.sample.scope == "global"
+        return self.sample is not None and self.sample.form.takes("scope") and self.sample.scope == "global"
 
     @property
     def windows_topic(self) -> str:

@@ -50,7 +50,7 @@ _DESIGNS = "this version has simple, stratified, reservoir, weighted and recency
 _EXPRESSION = NotYet("expressions", "name a field")
 _ONE_RULE = "this version takes one rule of one feedback per target"
 _LATER_DESIGN = (
-    *("size", "count", "target_count", "every", "weights", "decay", "bins"),
+    *("size", "count", "target_count", "weights", "decay", "bins"),
     *("multilabel", "proposal", "replacement", "order", "quota", "budget", "hops", "seeds"),
 )
 

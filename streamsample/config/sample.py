@@ -54,6 +54,15 @@ class Sample(Section):
     window_ms: PositiveDuration | None = Field(
         None, alias="window", description="the length of the windows of event time, one after the other since 1970"
     )
+    every_ms: PositiveDuration | None = Field(
+        None,
+        alias="every",
+        description="in place of `window`: the sample of everything since the start, written at each multiple of this "
+        "in event time before which anything new happened",
+    )
+    records: Limit | None = Field(
+        None, description="in place of `window`: a sample of each so many usable records of a partition"
+    )
     weight: FieldPath | None = Field(None, description="the field that is the weight, a number >= 0; 0 is never kept")
     method: Literal["exponential", "priority"] = Field(
         "exponential",
@@ -79,6 +88,11 @@ class Sample(Section):
     def windowed(self) -> bool:
         """Whether the design has a fixed size per window; else it has a rate."""
         return self.form.windowed
+
+    @property
+    def closes_after_ms(self) -> int:
+        """The length of its windows of event time; 0 without."""
+        return self.window_ms or self.every_ms or 0
 
     @property
     def form(self) -> Form:

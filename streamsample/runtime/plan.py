@@ -213,13 +213,14 @@ def _windows(job: Job) -> WindowDraw | None:
     if sample is None or not sample.windowed:
         return None
     assert sample.k is not None
-    assert sample.window_ms is not None
     settings = WindowSettings(
         k=sample.k,
         law=_law(sample),
         half_life_ms=sample.half_life_ms,
-        window_ms=sample.window_ms,
-        grace_ms=job.grace_ms,
+        window_ms=sample.closes_after_ms,
+        grace_ms=job.grace_ms if sample.records is None else 0,
+        records=sample.records,
+        cumulative=sample.every_ms is not None,
         strata=sample.strata,
         others=job.limits.strata_max if sample.by else 0,
         windows_max=job.limits.windows_max,

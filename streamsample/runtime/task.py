@@ -380,12 +380,14 @@ class Task:
 
     def _count_windows(self, drawn: Drawn) -> None:
         """Which records of closed windows were kept, by declared stratum; all others are `other`."""
-        declared = self.windows.settings.strata if self.windows is not None else ()
+        assert self.windows is not None
+        declared, whole = self.windows.settings.strata, self.windows.settings.cumulative
         for number, name in enumerate((*declared, "other")):
             mine = drawn.places == number if number < len(declared) else drawn.places >= number
             kept = int(drawn.kept[mine].sum())
-            self.counts[SEPARATOR.join(("sampled", name, "kept"))] += kept
-            self.counts[SEPARATOR.join(("sampled", name, "dropped"))] += int(drawn.seen[mine].sum()) - kept
+            for what, count in (("kept", kept), ("dropped", int(drawn.seen[mine].sum()) - kept)):
+                key = SEPARATOR.join(("sampled", name, what))
+                self.counts[key] = count if whole else self.counts[key] + count
 
     def _note_idleness(self) -> None:
         idle = self.watermark.closed_by_idle

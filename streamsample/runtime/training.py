@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamsample.formats.training import CLOSED_BY, STATES, SamplingColumns, TargetColumn, TrainingColumns
+from streamsample.hashing import hash64_of_integers
 from streamsample.labels import Settled
-from streamsample.records import Bools, Float64s, Int64s, Spans
+from streamsample.records import Bools, Bytes, Float64s, Int64s, Spans
 from streamsample.runtime.plan import Plan
 from streamsample.runtime.rows import RecordIds, unpack
 from streamsample.sampling.window_columns import Drawn
@@ -104,7 +105,8 @@ class TrainingRecords:
         sampling = None if self._plan.draw is None else by_rate(sampled.probability, sampled.stratum)
         closed_by = np.full(len(sampled.ts), _EVENT, np.int8)
         partitions = np.full(len(sampled.ts), partition)
-        return Encoded(sampled.ts, sampled.ids, self._unlabelled(sampled, sampling, partitions, closed_by))
+        record_id = self._ids.of(sampled.ids, sampled.ts)
+        return Encoded(sampled.ts, sampled.ids, self._unlabelled(record_id, sampled, sampling, partitions, closed_by))
 
     def of_drawn(self, drawn: Drawn, idle: Bools) -> Encoded:
         """The records of windows that have closed. idle: bool[m], as `of_settled`."""
@@ -123,10 +125,17 @@ class TrainingRecords:
             rows.ts, rows.offset, rows.ids, rows.payload, rows.schema, rows.split, rows.stratum, drawn.probability
         )
         closed_by = np.where(idle, _IDLE, _EVENT).astype(np.int8)
-        return Encoded(drawn.settled_at, rows.ids, self._unlabelled(sampled, sampling, drawn.source, closed_by))
+        named_by = rows.ts
+        if self._plan.windows is not None and self._plan.windows.settings.cumulative:
+            # A record of each snapshot that it is in: the snapshot's time makes it another.
+            named_by = rows.ts ^ hash64_of_integers(drawn.until, 0).view(np.int64)
+        record_id = self._ids.of(rows.ids, named_by)
+        values = self._unlabelled(record_id, sampled, sampling, drawn.source, closed_by)
+        return Encoded(drawn.settled_at, rows.ids, values)
 
     def _unlabelled(
         self,
+        record_id: Bytes,
         sampled: Sampled,
         sampling: SamplingColumns | None,
         partition: Int64s,
@@ -134,7 +143,7 @@ class TrainingRecords:
     ) -> Spans:
         count = len(sampled.ts)
         columns = TrainingColumns(
-            record_id=self._ids.of(sampled.ids, sampled.ts),
+            record_id=record_id,
             revision=np.zeros(count, np.int32),
             supersedes=np.full(count, -1, np.int32),
             state=np.full(count, _FINAL, np.int8),

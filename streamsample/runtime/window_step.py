@@ -35,7 +35,7 @@ class WindowStep:
 
     With the scope `partition`, what the task holds of a window when its watermark passes it is the sample. With the
     scope `global` it goes to the window's owner (see `exchange`), who closes the window when all tasks have passed it;
-    `mail` is given then.
+    `mail` is given then. Of everything since the start there is one owner, task 0.
     """
 
     def __init__(self, draw: WindowDraw, partition: int, partitions: int, mail: Mail | None) -> None:
@@ -44,7 +44,8 @@ class WindowStep:
         """What is to be sent; whoever sends it takes it away."""
         self._partition = partition
         self._mail = mail
-        self._own = WindowedSample(draw.settings)
+        own = draw.settings if mail is None else replace(draw.settings, cumulative=False)
+        self._own = WindowedSample(own)
         self._united = None if mail is None else WindowedSample(draw.settings)
         self._passed = np.full((partitions, 2), NEVER)
         """How far the watermark of each task has come, with idle advances and without."""
@@ -96,7 +97,7 @@ class WindowStep:
         """
         if self._united is None:
             closed = [self._sample(part, without_idle) for part in _closing(self._own, goal)]
-            return closed, self._own.watermark >= goal
+            return closed, self._own.watermark >= self._own.goal(goal)
         before = self._own.first_open
         parts = list(_closing(self._own, goal))
         if self._own.first_open > before:
@@ -135,12 +136,13 @@ class WindowStep:
 
     def _sample(self, part: WindowPart, without_idle: int) -> Closed:
         drawn = samples_of(self.settings, part)
-        return Closed(drawn, drawn.settled_at >= without_idle)
+        # Windows of so many records close when these are there, whatever the time.
+        return Closed(drawn, (drawn.until >= 0) & (drawn.settled_at >= without_idle))
 
     def _tell(self, part: WindowPart, before: int, without_idle: int) -> None:
         """Tell the owners of the windows from `before` on that were passed."""
         assert self._mail is not None
-        tasks = len(self._passed)
+        tasks = 1 if self.settings.cumulative else len(self._passed)
         passed = range(max(before, self._own.first_open - tasks), self._own.first_open)
         owner = part.groups.window % tasks
         for to in sorted({window % tasks for window in passed}):
@@ -171,7 +173,7 @@ def _logged(deltas: list[WindowDelta]) -> Logged:
 
 def _closing(sample: WindowedSample, goal: int) -> Iterator[WindowPart]:
     """Close windows up to the watermark `goal`, one after the other, until there are many rows."""
-    rows = 0
+    rows, goal = 0, sample.goal(goal)
     while sample.watermark < goal and rows < _ROWS_AT_ONCE:
         due = sample.next_deadline()
         part = sample.on_watermark(goal if due is None or due >= goal else due + 1)

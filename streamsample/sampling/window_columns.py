@@ -20,8 +20,10 @@ from streamsample.sampling.ranks import Law
 class WindowSettings:
     """k units per window and stratum, or as `allocation` divides k among a window's strata: then each stratum gives at
     least `minimum`, if it has as much, and at most `k_max`. half_life_ms: of the law decayed, whose landmark is the
-    window's begin. strata: those with a place of their own; others: how many places all other strata share (0: there
-    are no strata). windows_max: how many may be open.
+    window's begin. records: windows are of so many records of the partition, one after the other, not of event time;
+    window_ms and grace_ms are 0. cumulative: a window that closes gives the sample of everything since the start.
+    strata: those with a place of their own; others: how many places all other strata share (0: there are no strata).
+    windows_max: how many may be open.
     """
 
     k: int
@@ -35,6 +37,8 @@ class WindowSettings:
     allocation: Allocation = "each"
     minimum: int = 0
     k_max: int | None = None
+    records: int | None = None
+    cumulative: bool = False
 
     @property
     def candidates_max(self) -> int:
@@ -165,8 +169,8 @@ class Drawn:
 
     source: the input's partition; probability: π; threshold: τ, on the scale of ranks, NaN where nothing was left out;
     n: records that the window had of the place, k: units that were asked of it. until: the window's end; settled_at:
-    that and the grace. For each of the g groups that closed: places, of its stratum; seen: its records; kept: those of
-    them in the sample.
+    that and the grace; of windows of so many records until is -1, and settled_at the latest time in the sample. For
+    each of the g groups that closed: places, of its stratum; seen: its records; kept: those of them in the sample.
     """
 
     rows: RowColumns

@@ -34,12 +34,14 @@ class WindowDelta:
     """One commit's change.
 
     needed_until: a restore whose watermark is larger needs nothing of this. part: the groups that changed, absolute, of
-    several deltas the newest counts; and of their candidates those that no earlier delta has.
+    several deltas the newest counts; and of their candidates those that no earlier delta has. read: how many records
+    the sample had been shown, where its windows are of so many records.
     """
 
     watermark: int
     needed_until: int
     part: WindowPart
+    read: int = 0
 
     @property
     def elements(self) -> int:
@@ -50,14 +52,15 @@ class WindowDelta:
 def encode_window_delta(delta: WindowDelta) -> bytes:
     """The delta in its binary form."""
     width = delta.part.groups.sums.shape[1]
-    numbers = {"watermark": delta.watermark, "needed_until": delta.needed_until, "sums": width}
+    numbers = {"watermark": delta.watermark, "needed_until": delta.needed_until, "sums": width, "read": delta.read}
     return snapshots.pack(_KIND, (), numbers, _arrays(delta.part))
 
 
 def decode_window_delta(data: bytes) -> WindowDelta:
     """The delta of a binary form. Raises StateError when it is damaged."""
     numbers, arrays = snapshots.unpack(_KIND, (), data, _dtypes())
-    return WindowDelta(numbers["watermark"], numbers["needed_until"], _part(arrays, numbers["sums"]))
+    part = _part(arrays, numbers["sums"])
+    return WindowDelta(numbers["watermark"], numbers["needed_until"], part, numbers["read"])
 
 
 def _arrays(part: WindowPart) -> list[NDArray[Any]]:

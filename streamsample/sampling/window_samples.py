@@ -39,7 +39,7 @@ def _cut(settings: WindowSettings, part: WindowPart, k: Int64s) -> tuple[Bools, 
 def _drawn(settings: WindowSettings, part: WindowPart, k: Int64s, thresholds: Float64s) -> Drawn:
     groups, records, rows = part.groups, part.candidates, part.rows
     threshold = np.repeat(thresholds, groups.kept)
-    until = np.repeat((groups.window + 1) * settings.window_ms, groups.kept)
+    until, settled_at = _times(settings, part)
     return Drawn(
         rows=rows,
         source=records["source"],
@@ -48,8 +48,19 @@ def _drawn(settings: WindowSettings, part: WindowPart, k: Int64s, thresholds: Fl
         n=np.repeat(groups.n, groups.kept),
         k=np.repeat(k, groups.kept),
         until=until,
-        settled_at=until + settings.grace_ms,
+        settled_at=settled_at,
         places=groups.place,
         seen=groups.n,
         kept=groups.kept,
     )
+
+
+def _times(settings: WindowSettings, part: WindowPart) -> tuple[Int64s, Int64s]:
+    """`Drawn.until` and `Drawn.settled_at`."""
+    window = np.repeat(part.groups.window, part.groups.kept)
+    if settings.records is None:
+        until = (window + 1) * settings.window_ms
+        return until, until + settings.grace_ms
+    _, first, number = np.unique(window, return_index=True, return_inverse=True)
+    latest = np.maximum.reduceat(part.rows.ts, first) if len(first) else np.empty(0, np.int64)
+    return np.full(len(part), -1), latest[number]

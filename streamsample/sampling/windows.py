@@ -3,6 +3,10 @@
 Pure: arrays in, columns out. A window [w·size, (w+1)·size) closes once the watermark has passed its end and the grace;
 what is held of it is final then, and its memory is free. What that is depends on the set of its records alone: on
 neither their order nor what was read in between (see `bottom_k`). The samples are made of it by `window_samples`.
+
+Two kinds of windows are other. Those of so many records lie on the partition's count of records, in place of event
+time, and without grace. And where the sample is of everything since the start, a window that closes is united with all
+before it, and a copy of the whole is given.
 """
 
 from __future__ import annotations
@@ -25,6 +29,9 @@ from streamsample.sampling.window_columns import Details, GroupColumns, Offered,
 from streamsample.sampling.window_delta import WindowDelta
 
 _NEVER = -(2**62)
+_FOREVER = 2**62
+_WHOLE = _NEVER
+"""The window that all closed ones are united in, where the sample is of everything since the start."""
 
 
 class WindowedSample:
@@ -42,6 +49,9 @@ class WindowedSample:
         """The group of each open window and place."""
         self._by_time: list[int] = []
         """The open windows, a heap: closing looks at what closes only."""
+        self._size = settings.records or settings.window_ms
+        self._read = 0
+        """Records shown, where windows are of so many."""
         self._n = np.empty(0, np.int64)
         self._sums = [np.empty((0, WORDS), np.int64) for _ in range(settings.sums)]
         self._changed: set[int] = set()
@@ -52,12 +62,12 @@ class WindowedSample:
     @property
     def open_windows(self) -> int:
         """Windows that have records and are not closed."""
-        return len(self._group_of)
+        return len(self._by_time)
 
     @property
     def first_open(self) -> int:
         """The first window that the watermark has not passed, with the grace."""
-        return (self.watermark - self.settings.grace_ms - 1) // self.settings.window_ms
+        return (self.watermark - self.settings.grace_ms - 1) // self._size
 
     @property
     def held(self) -> int:
@@ -79,7 +89,7 @@ class WindowedSample:
         details: gives what is to be kept of the records at some rows; few are asked for. Raises StateError when too
         many windows are open.
         """
-        window = offered.ts // self.settings.window_ms
+        window = self._windows_of(offered)
         late: Bools = window < self.first_open
         rows = np.flatnonzero(~late)
         if len(rows):
@@ -93,30 +103,33 @@ class WindowedSample:
         """
         if not len(part.groups.n):
             return
-        group = self._groups(part.groups.window, part.groups.place)
-        self._n[group] += part.groups.n
-        for sums, more in zip(self._sums, np.hsplit(part.groups.sums, len(self._sums) or 1), strict=False):
-            sums[group] += more
         candidates = part.candidates.copy()
         candidates["row"] = np.arange(self._kept.end, self._kept.end + len(part))
         self._kept.add(part.rows)
-        self._candidates.absorb(group, part.groups.kept, part.groups.threshold, candidates)
+        self._unite(part.groups.window, part.groups, candidates)
         if self._kept.crowded(self.held):
             self._let_go()
 
     def on_watermark(self, watermark: int) -> WindowPart | None:
-        """Close the windows whose end and grace lie before the watermark: what is held of them, None if none closed."""
+        """Close the windows whose end and grace lie before the watermark: what is held of them, None if none closed.
+
+        watermark: at most `goal`.
+        """
         self.watermark = max(self.watermark, watermark)
         first, closing = self.first_open, list[int]()
         while self._by_time and self._by_time[0] < first:
             closing.append(heappop(self._by_time))
         return self._close(closing) if closing else None
 
+    def goal(self, watermark: int) -> int:
+        """How far `on_watermark` may go at a watermark of event time: so far, or as far as records were counted."""
+        return watermark if self.settings.records is None else self._read + 1
+
     def next_deadline(self) -> int | None:
         """The watermark up to which (inclusive) nothing closes. None: no window is open."""
         if not self._by_time:
             return None
-        return (self._by_time[0] + 1) * self.settings.window_ms + self.settings.grace_ms
+        return (self._by_time[0] + 1) * self._size + self.settings.grace_ms
 
     def rewrite(self) -> None:
         """Put everything that is held into the next delta again, so that older ones can go."""
@@ -129,8 +142,11 @@ class WindowedSample:
             self._let_go()
         _, part = self._part(sorted(self._group_of), self._changed, self._saved)
         self._changed, self._saved = set(), self._kept.end
-        ends = (part.groups.window + 1) * self.settings.window_ms + self.settings.grace_ms
-        return WindowDelta(self.watermark, int(ends.max(initial=_NEVER)), part)
+        ends = (part.groups.window + 1) * self._size + self.settings.grace_ms
+        needed = int(ends.max(initial=_NEVER))
+        if self.settings.cumulative or self.settings.records:
+            needed = _FOREVER  # until it is written again: its end is not one of event time
+        return WindowDelta(self.watermark, needed, part, self._read)
 
     def restore(self, deltas: Sequence[WindowDelta]) -> None:
         """Rebuild the state from deltas, oldest first, into a fresh object."""
@@ -138,7 +154,7 @@ class WindowedSample:
             raise InvariantError("restore into a sample that is in use", remedy="restore into a fresh WindowedSample")
         if not deltas:
             return
-        self.watermark = deltas[-1].watermark
+        self.watermark, self._read = deltas[-1].watermark, deltas[-1].read
         parts = [delta.part for delta in deltas]
         groups = GroupColumns.concat([part.groups for part in parts])
         newest, number = self._newest(groups)
@@ -162,15 +178,33 @@ class WindowedSample:
 
     def _newest(self, groups: GroupColumns) -> tuple[Int64s, Int64s]:
         """Where the newest of each group stands whose window is open, int64[m]; and of each of `groups`, which of those
-        m it is, int64[g], -1 if its window has closed.
+        m it is, int64[g], -1 if its window has closed. Closed windows that were united are part of the whole.
         """
         pairs = np.stack([groups.window, groups.place])[:, ::-1]
         unique, last, inverse = np.unique(pairs, axis=1, return_index=True, return_inverse=True)
-        is_open = unique[0] >= self.first_open
+        whole = unique[0] == _WHOLE
+        is_open = whole | (unique[0] >= self.first_open)
         number = np.where(is_open, np.cumsum(is_open) - 1, -1)
+        united = dict(zip(unique[1][whole].tolist(), number[whole].tolist(), strict=True))
+        if united:
+            number[~is_open] = [united.get(place, -1) for place in unique[1][~is_open].tolist()]
         return len(groups.window) - 1 - last[is_open], number[inverse.reshape(-1)[::-1]]
 
     # -- taking -----------------------------------------------------------------------------------
+
+    def _windows_of(self, offered: Offered) -> Int64s:
+        if self.settings.records is None:
+            return offered.ts // self._size
+        begin, self._read = self._read, self._read + len(offered.ts)
+        return np.arange(begin, self._read) // self._size
+
+    def _unite(self, window: Int64s, groups: GroupColumns, candidates: NDArray[np.void]) -> None:
+        """Add what was held of groups to those of `window` and the same places; each comes once."""
+        group = self._groups(window, groups.place)
+        self._n[group] += groups.n
+        for sums, more in zip(self._sums, np.hsplit(groups.sums, len(self._sums) or 1), strict=False):
+            sums[group] += more
+        self._candidates.absorb(group, groups.kept, groups.threshold, candidates)
 
     def _take(self, offered: Offered, window: Int64s, rows: Int64s, details: Callable[[Int64s], Details]) -> None:
         window = window[rows]
@@ -185,7 +219,7 @@ class WindowedSample:
         unit, weight = offered.unit[rows], offered.weight[rows]
         eligible = np.flatnonzero(weight > 0)
         if self.settings.half_life_ms is not None:
-            since = (offered.ts[rows] - window * self.settings.window_ms).astype(np.float64)
+            since = (offered.ts[rows] - window * self._size).astype(np.float64)
             weight = decayed(weight, since, self.settings.half_life_ms)
         near = eligible[self._candidates.near(group[eligible], unit[eligible], weight[eligible])]
         if not len(near):
@@ -229,30 +263,32 @@ class WindowedSample:
             return np.empty(0, np.int32)
         places = 1 if self._places is None else len(self._places)
         low = int(window.min())
-        code = (window - low) * places + place
         most = (int(window.max()) - low + 1) * places
-        if most < 4 * len(code) + 65_536:
+        if most < 4 * len(window) + 65_536:
+            code = (window - low) * places + place
             met = np.flatnonzero(np.bincount(code, minlength=most))
             table = np.zeros(most, np.int32)
-            table[met] = self._of_codes(met, low, places)
+            table[met] = self._of_pairs(low + met // places, met % places)
             found: Int32s = table[code]
             return found
-        met, inverse = np.unique(code, return_inverse=True)
-        return self._of_codes(met, low, places)[inverse]
+        windows, number = np.unique(window, return_inverse=True)
+        met, inverse = np.unique(number * places + place, return_inverse=True)
+        return self._of_pairs(windows[met // places], met % places)[inverse]
 
-    def _of_codes(self, codes: Int64s, low: int, places: int) -> Int32s:
-        pairs = [(low + code // places, code % places) for code in codes.tolist()]
+    def _of_pairs(self, windows: Int64s, places: Int64s) -> Int32s:
+        pairs = list(zip(windows.tolist(), places.tolist(), strict=True))
         missing = [(window, place) for window, place in pairs if place not in self._group_of.get(window, ())]
         for (window, place), group in zip(missing, self._candidates.open(len(missing)).tolist(), strict=True):
             if window not in self._group_of:
                 self._group_of[window] = {}
-                heappush(self._by_time, window)
+                if window != _WHOLE:
+                    heappush(self._by_time, window)
             self._group_of[window][place] = group
         found = np.array([self._group_of[window][place] for window, place in pairs], np.int32)
         self._changed.update(found.tolist())
-        if len(self._group_of) > self.settings.windows_max:
+        if len(self._by_time) > self.settings.windows_max:
             raise StateError(
-                f"{len(self._group_of):,} windows are open, limits.windows_max is {self.settings.windows_max:,}",
+                f"{len(self._by_time):,} windows are open, limits.windows_max is {self.settings.windows_max:,}",
                 remedy="make the windows longer, or look for what holds the watermark back",
             )
         if len(found) and found.max() >= len(self._n):
@@ -288,8 +324,23 @@ class WindowedSample:
         return np.concatenate(words, axis=1)
 
     def _close(self, windows: Sequence[int]) -> WindowPart:
+        if self.settings.cumulative:
+            return WindowPart.concat([self._whole_with(window) for window in windows])
         groups, part = self._part(windows)
         part = replace(part, rows=part.rows.packed())  # what it lies in is let go
+        self._forget(groups, windows)
+        return part
+
+    def _whole_with(self, window: int) -> WindowPart:
+        """Unite a window with all before it; what is held of the whole, as of that window."""
+        groups, part = self._part([window])
+        self._unite(np.full(len(groups), _WHOLE), part.groups, part.candidates)
+        self._forget(groups, [window])
+        _, whole = self._part([_WHOLE])
+        named = replace(whole.groups, window=np.full(len(whole.groups.window), window))
+        return WindowPart(named, whole.candidates, whole.rows.packed())
+
+    def _forget(self, groups: Int32s, windows: Sequence[int]) -> None:
         self._candidates.close(groups)
         self._changed.difference_update(groups.tolist())
         self._n[groups] = 0
@@ -297,4 +348,3 @@ class WindowedSample:
             sums[groups] = 0
         for window in windows:
             del self._group_of[window]
-        return part

@@ -13,11 +13,28 @@ import pytest
 from streamsample.errors import StateError
 from tests.acceptance.cluster import MakeJob, OnBroker
 from tests.acceptance.timelines import T0, Event, OneTask, later
-from tests.acceptance.windows import COUNTRIES, GLOBAL, GRACE, RECENCY, WEIGHTED, WINDOW, drawn, only, shown
+from tests.acceptance.windows import (
+    COUNTRIES,
+    GLOBAL,
+    GRACE,
+    NEYMAN,
+    RECENCY,
+    RESERVOIR,
+    SINCE,
+    STRATIFIED,
+    WEIGHTED,
+    WINDOW,
+    drawn,
+    only,
+    shown,
+    snapshots,
+)
 from tests.faults.harness import Worker
 
 DESIGNS = pytest.mark.parametrize(
-    "design", [GLOBAL, {**WEIGHTED, "scope": "global"}, {**RECENCY, "scope": "global"}], ids=lambda one: one["design"]
+    "design",
+    [{**design, "scope": "global"} for design in (RESERVOIR, WEIGHTED, RECENCY, STRATIFIED, NEYMAN)],
+    ids=["reservoir", "weighted", "recency", "proportional", "neyman"],
 )
 
 
@@ -98,6 +115,24 @@ def test_b4_b7_any_assignment_order_and_restarts_give_the_sample_of_all(design: 
                 where = record["lineage"]["prediction"]
                 name = record["features"]["id"]
                 assert name.startswith("later") or places[int(name[1:])] == where["partition"]
+
+
+def test_b3_b4_one_task_owns_the_sample_of_everything_since_the_start() -> None:
+    events = [event for event in shown(900) if event.at // WINDOW % 3]
+    design = {**SINCE, "scope": "global"}
+    for partitions in (1, 3):
+        tasks = Tasks(design, partitions, 2_000)
+        for at in range(0, len(events), 50):
+            for number in range(partitions):
+                tasks.play(number, events[at : at + 50][number::partitions], restarted=at % 200 == 0)
+            tasks.deliver_all(2)
+        for number in range(partitions):
+            tasks.play(number, the_end(number))
+        tasks.deliver_all()
+        records = [record for task in tasks.tasks for record in task.records]
+        said = {(one["sampling"]["until"], one["features"]["id"]): one["sampling"] for one in records}
+        assert len(said) == len(records)
+        assert said == snapshots(events, design)
 
 
 def test_a_window_waits_for_every_partition_also_for_one_without_records() -> None:

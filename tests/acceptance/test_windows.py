@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,22 @@ from streamsample.runtime.task import Task
 from tests.acceptance.cluster import MakeJob
 from tests.acceptance.timelines import T0, Event, OneTask, later
 from tests.acceptance.windows import (
+    COUNTED,
     COUNTRIES,
     GRACE,
     NEYMAN,
     RECENCY,
     RESERVOIR,
+    SINCE,
     STRATIFIED,
     WEIGHTED,
     WINDOW,
     K,
+    counted,
     drawn,
     only,
     shown,
+    snapshots,
 )
 
 DESIGNS = pytest.mark.parametrize(
@@ -87,6 +91,62 @@ def test_b7_b8_batches_restarts_and_order_change_nothing(design: dict[str, Any],
             task.play(part, each=chance.random() < 0.2).restarted()
         task.play(with_country(END))
         assert said(task) == said(whole)
+
+
+@pytest.mark.parametrize("design", [SINCE, {**SINCE, "design": "weighted", "weight": "amount"}], ids=["all", "heavy"])
+def test_b3_every_snapshot_is_the_sample_of_everything_so_far(design: dict[str, Any]) -> None:
+    """Restarts, rewritten changelogs and disorder change nothing; a record is another record in each snapshot."""
+    events = [event for event in shown(1_500) if event.at // WINDOW % 4]  # in some windows nothing comes
+    for cuts in ([1_000], [100, 333, 600, 601, 900]):
+        task, begin = OneTask(only(design)), 0
+        for number, end in enumerate([*cuts, len(events)]):
+            task.play(events[begin:end], each=number == 1)
+            if task.task.windows is not None and number == 2:
+                task.task.windows.rewrite()
+            task.restarted()
+            begin = end
+        task.play(with_country(END))
+        said = {(one["sampling"]["until"], one["features"]["id"]): one["sampling"] for one in task.records}
+        assert said == snapshots(events, design)
+        assert len({one["record_id"] for one in task.records}) == len(task.records) == len(said) > 100
+        assert all(each.timestamp == each.tree["sampling"]["until"] + GRACE for each in task.written)
+        assert task.dead == []
+
+
+def test_b14_what_is_held_since_the_start_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ChunkLog, "_SLACK", 10)
+    task, events = OneTask(only(SINCE)), shown(3_000)
+    for at in range(0, 3_000, 20):
+        task.play(events[at : at + 20])
+        task.commit()
+        assert task.task.log.elements < 250
+    assert task.task.windows is not None
+    assert task.task.windows.held < 3 * 4 * K
+
+
+@pytest.mark.parametrize(
+    "design", [COUNTED, {**COUNTED, "design": "weighted", "weight": "amount"}, {**COUNTED, "design": "stratified"}]
+)
+def test_b7_b8_samples_of_each_so_many_records(design: dict[str, Any]) -> None:
+    events, chance = shown(750), random.Random(4)
+    bad = Event("shown", T0, "none", {"country": None, "amount": 1})  # not usable, so not counted
+    wanted = counted(events, design) if design["design"] != "stratified" else None
+    for _ in range(3):
+        task, cuts = OneTask(only(design)), sorted(chance.sample(range(1, 750), 5))
+        for begin, end in itertools.pairwise([0, *cuts, 750]):
+            task.play(events[begin:end], each=chance.random() < 0.3)
+            if begin:
+                task.restarted().play([bad])
+        wanted = said(task) if wanted is None else wanted
+        assert said(task) == wanted
+        assert task.reasons == ["missing_stratum_or_unit"] * 5
+        assert max(one["lineage"]["prediction"]["offset"] for one in task.records) < 705
+        times = defaultdict(list)
+        for each in task.written:
+            times[each.timestamp].append(each.tree["features"]["at"])
+            assert each.tree["closed_by"] == "event"
+        assert len(times) == 7
+        assert all(max(members) == timestamp for timestamp, members in times.items())
 
 
 def test_b9_a_unit_is_kept_with_all_its_records() -> None:

@@ -25,6 +25,8 @@ RESERVOIR = {
 GLOBAL = {**RESERVOIR, "scope": "global"}
 WEIGHTED = {**RESERVOIR, "design": "weighted", "weight": "amount"}
 RECENCY = {**RESERVOIR, "design": "recency", "half_life": "2s"}
+SINCE = {key: value for key, value in RESERVOIR.items() if key != "window"} | {"every": "10s"}
+COUNTED = {key: value for key, value in RESERVOIR.items() if key not in ("window", "scope")} | {"records": 100}
 STRATIFIED = {**RESERVOIR, "design": "stratified", "k": 30}
 NEYMAN = {**STRATIFIED, "allocation": "neyman", "of": "amount", "minimum": 3}
 
@@ -68,6 +70,35 @@ def drawn(
     return found
 
 
+def snapshots(events: Iterable[Event], sample: Mapping[str, Any]) -> dict[tuple[int, str], dict[str, Any]]:
+    """What each record says, by the end of what the sample is of, and by id: of everything since the start (B3)."""
+    shown = list(events)
+    found: dict[tuple[int, str], dict[str, Any]] = {}
+    for window in sorted({event.at // WINDOW for event in shown}):
+        until = (window + 1) * WINDOW
+        # A country that did not come again is in the snapshot as well.
+        for country in COUNTRIES:
+            members = [event for event in shown if event.at < until and event.more["country"] == country]
+            if members:
+                taken = shown_to(sample, members, [event.id for event in members], 0)
+                found |= {(until, name): said for name, said in _said(sample, members, taken, until).items()}
+    return found
+
+
+def counted(events: Iterable[Event], sample: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What each record says, by id, of each so many records of one partition that are there, in their order."""
+    shown, size = list(events), int(sample["records"])
+    found: dict[str, dict[str, Any]] = {}
+    for begin in range(0, len(shown) - size + 1, size):
+        some = shown[begin : begin + size]
+        for country in COUNTRIES:
+            members = [event for event in some if event.more["country"] == country]
+            if members:
+                taken = shown_to(sample, members, [event.id for event in members], 0)
+                found |= _said(sample, members, taken, None)
+    return found
+
+
 def shown_to(sample: Mapping[str, Any], members: list[Event], units: list[str], begin: int) -> Sample:
     """The library's sample of all records of a window, and of a stratum where each is drawn by itself."""
     amounts = [float(event.more.get("amount", 0)) for event in members]
@@ -97,7 +128,9 @@ def shown_to(sample: Mapping[str, Any], members: list[Event], units: list[str], 
     return weighted.sample()
 
 
-def _said(sample: Mapping[str, Any], members: list[Event], taken: Sample, until: int) -> dict[str, dict[str, Any]]:
+def _said(
+    sample: Mapping[str, Any], members: list[Event], taken: Sample, until: int | None
+) -> dict[str, dict[str, Any]]:
     found = {}
     for row, position in enumerate(taken.position.tolist()):
         stratum = taken.strata[int(taken.stratum[row])]

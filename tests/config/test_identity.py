@@ -140,6 +140,8 @@ OF_DESIGNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sample.of": (ALLOCATED, {"of": "at"}),
     "sample.minimum": (ALLOCATED, {"minimum": 1}),
     "sample.k_max": (ALLOCATED, {"k_max": 9}),
+    "sample.every": (SAMPLED["sample"], {"window": None, "every": "1h"}),
+    "sample.records": (SAMPLED["sample"], {"window": None, "scope": None, "records": 3_600_000}),
 }
 """Keys of some designs only: a sample, and what is changed in it. All shape the state."""
 

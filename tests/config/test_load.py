@@ -144,6 +144,12 @@ CASES: list[tuple[str, str, str]] = [
     ("by: country", "by: [country, user_id]", "sample.rates.IS: must be a mapping by user_id, found 1.0"),
     ("rate: 0.1", "rate: 0", "sample.rate: must be > 0"),
     ("rate: 0.1", "rate: 10%", "a rate is a share: 1 % is 0.01"),
+    ("rate: 0.1, rates: {IS: 1.0}", f"{FIXED}, every: 1h", "sample.every: has no meaning in a stratified sample of a"),
+    (
+        "rate: 0.1, rates: {IS: 1.0}",
+        f"{FIXED}, records: 9",
+        "sample.window: has no meaning in a stratified sample of a",
+    ),
     ("label: 1}", "label: 1.5}", "rules[0].label: must be a whole number, found 1.5 - or type: double"),
     ("label: 1}", "label: true}", "must be a number, found true - write 1 for true"),
     ("label: 1}", "label: 1, field: x}", "rules[0].field: is given beside label"),
