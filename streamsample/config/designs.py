@@ -15,20 +15,28 @@ BY: Final = "by: <field>, or a list of fields"
 @dataclass(frozen=True, slots=True)
 class Form:
     """One design in one of its forms. name: as messages call it; needs: the keys it must have, each with an example;
-    may: those it may have. windowed: it has a fixed size per window, else a rate.
+    may: those it may have. windowed: it has a fixed size per window, else a rate. estimator: how the weights of its
+    records are to be used (see `formats.training`); "none": it is not random.
     """
 
     name: str
     needs: Mapping[str, str]
     may: tuple[str, ...] = ()
     windowed: bool = False
+    estimator: str = "horvitz_thompson"
 
     def takes(self, key: str) -> bool:
         """Whether a key means something in it."""
-        return key in self.needs or key in self.may or key in _ALWAYS
+        return key in self.needs or key in self.may or key in _ALWAYS or (self.random and key in _RANDOM)
+
+    @property
+    def random(self) -> bool:
+        """Whether inclusion probabilities exist."""
+        return self.estimator != "none"
 
 
-_ALWAYS: Final = ("design", "unit", "seed")
+_ALWAYS: Final = ("design",)
+_RANDOM: Final = ("unit", "seed")
 _BY_RATE: Final = {
     "simple": Form("simple sample", {"rate": RATE}),
     "stratified": Form("stratified sample", {"rate": RATE, "by": BY}, ("rates",)),
@@ -46,6 +54,8 @@ _OF_FIXED_SIZE: Final = {
     "reservoir": _windowed("reservoir sample", {}, "by", "strata"),
     "weighted": _windowed("weighted sample", {"weight": "weight: <field>"}, "by", "strata", "method"),
     "recency": _windowed("recency sample", {"half_life": "half_life: 1h"}, "by", "strata", "weight"),
+    "convenience": replace(_windowed("convenience sample", {}), estimator="none"),
+    "quota": replace(_windowed("quota sample", {"by": BY}, "strata"), estimator="none"),
 }
 ELSEWHERE: Final = {
     "rates": "set design: stratified",
@@ -57,6 +67,8 @@ ELSEWHERE: Final = {
     "weight": "set design: weighted",
     "method": "set design: weighted",
     "half_life": "set design: recency",
+    "unit": "records are taken one by one",
+    "seed": "nothing is drawn at random",
     "window": "give one of window, every and records",
     "every": "set design: reservoir or weighted, without window and records",
     "records": "set design: reservoir or weighted, without window and every",

@@ -46,7 +46,7 @@ def _is_mapping(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-_DESIGNS = "this version has simple, stratified, reservoir, weighted and recency"
+_DESIGNS = "this version has simple, stratified, reservoir, weighted, recency, convenience and quota"
 _EXPRESSION = NotYet("expressions", "name a field")
 _ONE_RULE = "this version takes one rule of one feedback per target"
 _LATER_DESIGN = (
@@ -101,8 +101,6 @@ _TABLE: dict[str, NotYet] = {
         _DESIGNS,
         _is(
             "importance",
-            "convenience",
-            "quota",
             "judgment",
             "judgement",
             "snowball",

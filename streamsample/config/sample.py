@@ -22,7 +22,7 @@ from streamsample.config.values import (
     Whole,
 )
 
-Design = Literal["simple", "stratified", "reservoir", "weighted", "recency"]
+Design = Literal["simple", "stratified", "reservoir", "weighted", "recency", "convenience", "quota"]
 
 
 class Sample(Section):
@@ -31,12 +31,13 @@ class Sample(Section):
     design: Design = Field(
         description="`simple`: one rate; `stratified`: a rate per stratum, or k units per window divided among its "
         "strata; `reservoir`: k units per window and stratum, all equally likely; `weighted`: the heavier the "
-        "likelier; `recency`: the younger the likelier"
+        "likelier; `recency`: the younger the likelier; and not random: `convenience`: the first k of each window; "
+        "`quota`: the first k of each slice"
     )
     rate: Rate | None = Field(
         None, description="the share that is kept; with strata: of those that `rates` does not name"
     )
-    by: FieldPaths | None = Field(None, description="the field or fields whose values make the strata")
+    by: FieldPaths | None = Field(None, description="the field or fields whose values make the strata, or slices")
     rates: Rates = Field(
         {}, description="shares of single strata, 0 to 1; with several fields in `by` one level of mapping for each"
     )
@@ -119,7 +120,7 @@ class Sample(Section):
             if key not in given:
                 what = "strata" if key == "by" else key
                 yield Problem((), f"a {form.name} needs {what}", f"set {remedy}")
-        if self.k == 1:
+        if self.k == 1 and form.random:
             yield Problem(("k",), "must be at least 2, found 1", "a variance needs two")
         if "strata" in given and self.by is None:
             yield Problem(("strata",), "are named, but nothing says what makes them", "set by: <field>", at_key=True)

@@ -176,7 +176,7 @@ def plan_of(job: Job) -> Plan:
         feedback=feedback_names,
         feedback_topics=tuple(item.source.topic for item in feedback),
         splits=split.split.names if split else (),
-        sampling=SamplingSpec(job.sample.design, job.sample.seed) if job.sample else None,
+        sampling=_sampling(job.sample) if job.sample else None,
     )
     return Plan(
         job=job,
@@ -191,6 +191,10 @@ def plan_of(job: Job) -> Plan:
     )
 
 
+def _sampling(sample: Sample) -> SamplingSpec:
+    return SamplingSpec(sample.design, sample.seed, sample.form.estimator)
+
+
 def _draw(job: Job) -> Draw | None:
     sample = job.sample
     if sample is None or sample.rate is None:
@@ -203,6 +207,8 @@ def _draw(job: Job) -> Draw | None:
 
 
 def _law(sample: Sample) -> Law:
+    if not sample.form.random:
+        return "first"
     if sample.design == "recency":
         return "decayed"
     return sample.method if sample.design == "weighted" else "uniform"

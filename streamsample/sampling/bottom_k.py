@@ -37,12 +37,14 @@ RECORDS_PER_UNIT = 4
 class BottomK:
     """Groups of bottom-k candidates in one pool of memory, which is O(what the open groups hold).
 
-    k >= 2 units per group (variances need two); at most `records_max` records per group (default 4 k).
+    k >= 2 units per group (variances need two; 1 of the law first); at most `records_max` records per group (default
+    4 k).
     """
 
     def __init__(self, k: int, law: Law = "uniform", records_max: int | None = None) -> None:
-        if k < 2:
-            raise ValueError(f"k must be at least 2, found {k}")
+        least = 1 if law == "first" else 2
+        if k < least:
+            raise ValueError(f"k must be at least {least}, found {k}")
         self.k = k
         self.law: Law = law
         self.records_max = RECORDS_PER_UNIT * k if records_max is None else records_max
@@ -110,7 +112,7 @@ class BottomK:
     def absorb(self, groups: Int32s, count: Int64s, threshold: Float64s, records: NDArray[np.void]) -> None:
         """Unite each of `groups` with candidates of its own, as `gather` returns them."""
         done = 0
-        columns = (groups, threshold, count, records)
+        columns = (CODES[self.law], groups, threshold, count, records)
         while (done := kernels.absorb(*columns, done, self.k, self.records_max, *self._state())) < len(groups):
             self._enlarge(len(records))
 
@@ -123,7 +125,7 @@ class BottomK:
         """What several groups hold, at once: the number of candidates of each, int64[g], its threshold, float64[g], and
         all candidates, structured, by group and within a group by rank.
         """
-        kernels.compact(groups, self.k, self.records_max, *self._state())
+        kernels.compact(CODES[self.law], groups, self.k, self.records_max, *self._state())
         count = self._count[groups]
         records = np.empty(int(count.sum()), CANDIDATE)
         kernels.read(groups, self._head, self._count, self._pool, self._chain, records)

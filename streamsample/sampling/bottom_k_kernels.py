@@ -13,7 +13,7 @@ from numba import types
 from streamsample.hashing import unit_of
 from streamsample.kernels import F64, F64_OUT, I32, I64, I64_OUT, U64, inline, inline_always, kernel
 from streamsample.sampling.candidate import CANDIDATE
-from streamsample.sampling.ranks import rank_at_least, rank_of
+from streamsample.sampling.ranks import FIRST, rank_at_least, rank_of
 
 CHUNK = 16
 """Candidates in a chunk: what a group with a single member costs."""
@@ -65,11 +65,12 @@ def _sort(block):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _union(a, b, k, records_max, threshold, out):  # type: ignore[no-untyped-def]
+def _union(law, a, b, k, records_max, threshold, out):  # type: ignore[no-untyped-def]
     """Merge two sorted runs into `out` without repetition, and cut; the number kept, and the threshold.
 
     Cut at the first unit that is the (k+1)-th, that does not fit into `records_max` with all of its records, or whose
-    rank is not below `threshold`; that rank is the threshold from now on, and nothing of that rank stays.
+    rank is not below `threshold`; that rank is the threshold from now on, and nothing of that rank stays. Of the law
+    first, whose ranks are whole numbers, the threshold is just above it: those that come before by their place stay.
     """
     i, j, held, units = 0, 0, 0, 0
     while i < len(a) or j < len(b):
@@ -86,7 +87,7 @@ def _union(a, b, k, records_max, threshold, out):  # type: ignore[no-untyped-def
         if held == 0 or out[held - 1].rank != candidate.rank or out[held - 1].unit != candidate.unit:
             units += 1
         if units > k or held == records_max:
-            threshold = candidate.rank
+            threshold = candidate.rank if law != FIRST else candidate.rank + 0.5
             break
         out[held] = candidate
         held += 1
@@ -149,12 +150,12 @@ def _write(g, records, held, head, tail, count, pool, chain, free):  # type: ign
 
 
 @inline
-def _compact(g, k, records_max, threshold, head, tail, count, ordered, pool, chain, free):  # type: ignore[no-untyped-def]
+def _compact(law, g, k, records_max, threshold, head, tail, count, ordered, pool, chain, free):  # type: ignore[no-untyped-def]
     if ordered[g] < count[g]:
         held, out = np.empty(count[g], CANDIDATE), np.empty(count[g], CANDIDATE)
         _read(g, head, count, pool, chain, held, 0)
         ordered[g], threshold[g] = _union(
-            held[: ordered[g]], _sort(held[ordered[g] :]), k, records_max, threshold[g], out
+            law, held[: ordered[g]], _sort(held[ordered[g] :]), k, records_max, threshold[g], out
         )
         _write(g, out, ordered[g], head, tail, count, pool, chain, free)
 
@@ -175,7 +176,7 @@ def update(  # type: ignore[no-untyped-def]
             continue
         rank = rank_of(law, u, weight[at])
         if rank < threshold[g] and count[g] >= 2 * max(k, ordered[g]):
-            _compact(g, k, records_max, threshold, head, tail, count, ordered, pool, chain, free)
+            _compact(law, g, k, records_max, threshold, head, tail, count, ordered, pool, chain, free)
         if rank < threshold[g]:
             slot = count[g] % CHUNK
             if slot == 0:
@@ -205,13 +206,13 @@ def near(law, group, unit, weight, threshold, out):  # type: ignore[no-untyped-d
     return found
 
 
-@kernel(types.void(I32, types.int64, types.int64, *_STATE))
+@kernel(types.void(types.int64, I32, types.int64, types.int64, *_STATE))
 def compact(  # type: ignore[no-untyped-def]
-    group, k, records_max, threshold, head, tail, count, ordered, pool, chain, free
+    law, group, k, records_max, threshold, head, tail, count, ordered, pool, chain, free
 ):
     """Sort and cut what the groups hold."""
     for g in group:
-        _compact(g, k, records_max, threshold, head, tail, count, ordered, pool, chain, free)
+        _compact(law, g, k, records_max, threshold, head, tail, count, ordered, pool, chain, free)
 
 
 @kernel(types.void(I32, I64, I64, CANDIDATES, I64, CANDIDATES_OUT))
@@ -223,9 +224,9 @@ def read(group, head, count, pool, chain, out):  # type: ignore[no-untyped-def]
         done += count[g]
 
 
-@kernel(types.int64(I32, F64, I64, CANDIDATES, types.int64, types.int64, types.int64, *_STATE))
+@kernel(types.int64(types.int64, I32, F64, I64, CANDIDATES, types.int64, types.int64, types.int64, *_STATE))
 def absorb(  # type: ignore[no-untyped-def]
-    group, other_threshold, other_count, other, at, k, records_max,
+    law, group, other_threshold, other_count, other, at, k, records_max,
     threshold, head, tail, count, ordered, pool, chain, free,
 ):  # fmt: skip
     """Unite groups, from `at` on, with sorted candidates that lie one group after the other.
@@ -239,11 +240,11 @@ def absorb(  # type: ignore[no-untyped-def]
         g, end = group[at], begin + other_count[at]
         if _available(pool, free) * CHUNK < other_count[at]:
             return at
-        _compact(g, k, records_max, threshold, head, tail, count, ordered, pool, chain, free)
+        _compact(law, g, k, records_max, threshold, head, tail, count, ordered, pool, chain, free)
         held, out = np.empty(count[g], CANDIDATE), np.empty(count[g] + other_count[at], CANDIDATE)
         _read(g, head, count, pool, chain, held, 0)
         lower = min(threshold[g], other_threshold[at])
-        ordered[g], threshold[g] = _union(held, other[begin:end], k, records_max, lower, out)
+        ordered[g], threshold[g] = _union(law, held, other[begin:end], k, records_max, lower, out)
         _write(g, out, ordered[g], head, tail, count, pool, chain, free)
         begin = end
         at += 1

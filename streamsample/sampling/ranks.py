@@ -9,6 +9,7 @@ which the record is kept, its weight given:
     priority      u / w             w           min(1, w τ)        Duffield, Lund & Thorup, J. ACM 54(6) (2007)
     decayed       log of            log w       1 - exp(-w e^τ)    Cormode, Shkapenyuk, Srivastava & Xu, ICDE 2009
                   exponential
+    first         w                 the time    none: NaN          not random; u is not used
 
 That π may be used as if τ had been fixed beforehand is the rank conditioning of Cohen & Kaplan, PODC 2007
 (Ting, "Adaptive threshold sampling", SIGMOD 2022, for any rule under which a kept unit's own rank does not move τ).
@@ -27,9 +28,15 @@ from streamsample.records import Bools, Float64s
 
 _LOG_2 = math.log(2)
 
-Law: TypeAlias = Literal["uniform", "exponential", "priority", "decayed"]
-UNIFORM, EXPONENTIAL, PRIORITY, DECAYED = range(4)
-CODES: dict[Law, int] = {"uniform": UNIFORM, "exponential": EXPONENTIAL, "priority": PRIORITY, "decayed": DECAYED}
+Law: TypeAlias = Literal["uniform", "exponential", "priority", "decayed", "first"]
+UNIFORM, EXPONENTIAL, PRIORITY, DECAYED, FIRST = range(5)
+CODES: dict[Law, int] = {
+    "uniform": UNIFORM,
+    "exponential": EXPONENTIAL,
+    "priority": PRIORITY,
+    "decayed": DECAYED,
+    "first": FIRST,
+}
 """What kernels call the laws."""
 
 NOT_FULL = np.inf
@@ -44,6 +51,8 @@ def rank_of(law, u, weight):  # type: ignore[no-untyped-def]
     """The rank of a unit, inside kernels, from u in (0, 1) and its weight (> 0; of any sign for decayed: log w)."""
     if law == UNIFORM:
         return u
+    if law == FIRST:
+        return weight
     if law == PRIORITY:
         return u / weight
     exponential = -math.log1p(-u)
@@ -55,6 +64,8 @@ def rank_at_least(law, u, weight):  # type: ignore[no-untyped-def]
     """A number below the rank that costs no logarithm, by -log1p(-u) > u, and log u >= its exponent times log 2."""
     if law == UNIFORM:
         return u
+    if law == FIRST:
+        return weight
     if law == DECAYED:
         exponent = (np.float64(u).view(np.int64) >> 52) - 1023
         return exponent * _LOG_2 - 0.001 - weight
@@ -73,6 +84,8 @@ def probabilities(law: Law, threshold: Float64s, weight: Float64s) -> Float64s:
     """π of n records, float64[n], from the threshold τ of each and its weight: also the threshold on u that τ means."""
     if law == "uniform":
         return np.minimum(1.0, threshold)
+    if law == "first":
+        return np.full(len(threshold), np.nan)
     with np.errstate(over="ignore"):
         if law == "priority":
             return np.minimum(1.0, weight * threshold)

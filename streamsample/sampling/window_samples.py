@@ -44,7 +44,7 @@ def _drawn(settings: WindowSettings, part: WindowPart, k: Int64s, thresholds: Fl
         rows=rows,
         source=records["source"],
         probability=probabilities(settings.law, threshold, records["weight"]),
-        threshold=np.where(np.isfinite(threshold), threshold, np.nan),
+        threshold=np.where(np.isfinite(threshold) & (settings.law != "first"), threshold, np.nan),
         n=np.repeat(groups.n, groups.kept),
         k=np.repeat(k, groups.kept),
         until=until,

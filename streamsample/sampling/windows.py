@@ -30,6 +30,8 @@ from streamsample.sampling.window_delta import WindowDelta
 
 _NEVER = -(2**62)
 _FOREVER = 2**62
+_OFFSET_BITS = 48
+"""Of a record's place, by which those that come first are told apart: its partition, then its offset."""
 _WHOLE = _NEVER
 """The window that all closed ones are united in, where the sample is of everything since the start."""
 
@@ -221,6 +223,9 @@ class WindowedSample:
         if self.settings.half_life_ms is not None:
             since = (offered.ts[rows] - window * self._size).astype(np.float64)
             weight = decayed(weight, since, self.settings.half_life_ms)
+        if self.settings.law == "first":
+            weight = offered.ts[rows].astype(np.float64)
+            unit = np.uint64(offered.source << _OFFSET_BITS) | offered.offset[rows].astype(np.uint64)
         near = eligible[self._candidates.near(group[eligible], unit[eligible], weight[eligible])]
         if not len(near):
             return

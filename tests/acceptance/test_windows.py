@@ -16,10 +16,12 @@ from streamsample.runtime.task import Task
 from tests.acceptance.cluster import MakeJob
 from tests.acceptance.timelines import T0, Event, OneTask, later
 from tests.acceptance.windows import (
+    CONVENIENCE,
     COUNTED,
     COUNTRIES,
     GRACE,
     NEYMAN,
+    QUOTA,
     RECENCY,
     RESERVOIR,
     SINCE,
@@ -91,6 +93,28 @@ def test_b7_b8_batches_restarts_and_order_change_nothing(design: dict[str, Any],
             task.play(part, each=chance.random() < 0.2).restarted()
         task.play(with_country(END))
         assert said(task) == said(whole)
+
+
+@pytest.mark.parametrize("design", [CONVENIENCE, QUOTA], ids=["convenience", "quota"])
+def test_b12_the_first_that_come_are_marked_as_not_random(design: dict[str, Any]) -> None:
+    """First by event time, then by offset: not by arrival, which restarts and disorder would change."""
+    events = [Event(each.kind, each.at // 1_000 * 1_000, each.id, each.more) for each in shown(600)]
+    places = defaultdict(list)
+    for event in events:
+        places[event.at // WINDOW, design["design"] == "quota" and event.more["country"]].append(event)
+    wanted = {e.id: len(some) for some in places.values() for e in sorted(some, key=lambda e: e.at)[:K]}
+    task = OneTask(only(design))
+    for begin in range(0, 600, 120):
+        task.play(events[begin : begin + 120], each=begin == 240).restarted()
+    task.play(with_country(END))
+    found = said(task)
+    assert {name: one["n"] for name, one in found.items()} == wanted
+    for record in task.records:
+        assert record["weights"]["sampling"] is None
+        one = record["sampling"]
+        assert (one["design"], one["estimator"], one["k"]) == (design["design"], "none", K)
+        assert (one["probability"], one["threshold"], one["seed"]) == (None, None, 0)
+        assert one["stratum"] == (record["features"]["country"] if design["design"] == "quota" else None)
 
 
 @pytest.mark.parametrize("design", [SINCE, {**SINCE, "design": "weighted", "weight": "amount"}], ids=["all", "heavy"])

@@ -27,6 +27,8 @@ WEIGHTED = {**RESERVOIR, "design": "weighted", "weight": "amount"}
 RECENCY = {**RESERVOIR, "design": "recency", "half_life": "2s"}
 SINCE = {key: value for key, value in RESERVOIR.items() if key != "window"} | {"every": "10s"}
 COUNTED = {key: value for key, value in RESERVOIR.items() if key not in ("window", "scope")} | {"records": 100}
+QUOTA = {key: value for key, value in RESERVOIR.items() if key != "seed"} | {"design": "quota"}
+CONVENIENCE = {key: value for key, value in QUOTA.items() if key not in ("by", "strata")} | {"design": "convenience"}
 STRATIFIED = {**RESERVOIR, "design": "stratified", "k": 30}
 NEYMAN = {**STRATIFIED, "allocation": "neyman", "of": "amount", "minimum": 3}
 

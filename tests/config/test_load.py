@@ -150,6 +150,11 @@ CASES: list[tuple[str, str, str]] = [
         f"{FIXED}, records: 9",
         "sample.window: has no meaning in a stratified sample of a",
     ),
+    (
+        "stratified, by: country, rate: 0.1, rates: {IS: 1.0}, unit: user_id",
+        f"convenience, {FIXED}",
+        "sample.seed: has no",
+    ),
     ("label: 1}", "label: 1.5}", "rules[0].label: must be a whole number, found 1.5 - or type: double"),
     ("label: 1}", "label: true}", "must be a number, found true - write 1 for true"),
     ("label: 1}", "label: 1, field: x}", "rules[0].field: is given beside label"),

@@ -242,6 +242,37 @@ def test_b7_b10_sizes_are_allocated_by_what_all_partitions_counted(
     assert dict(zip(drawn.rows.offset.tolist(), said, strict=True)) == wanted
 
 
+@given(st.lists(EVENT, max_size=120), st.integers(1, 4), st.randoms(), st.booleans())
+@settings(deadline=None)
+def test_b7_b12_the_first_that_come_are_the_first_of_all_partitions(
+    raw: list[tuple[int, int, str, float]], partitions: int, order: Random, restored: bool
+) -> None:
+    """By event time, then partition and offset, whatever order the parts are united in; k may be 1."""
+    events = made([(ts // 400 * 400, *rest) for ts, *rest in raw], "first")
+    for k in (1, 3):
+        rule = WindowSettings(k, "first", WINDOW, GRACE, strata=DECLARED, others=2)
+        parts, whole, deltas = [], WindowedSample(rule), []
+        for number in range(partitions):
+            one = WindowedSample(rule)
+            show(one, events[number::partitions], number)
+            parts.append(one.on_watermark(10_000))
+        order.shuffle(parts)
+        for part in filter(None, parts):
+            whole.on_part(part)
+            deltas.append(decode_window_delta(encode_window_delta(whole.snapshot_delta())))
+            if restored:
+                whole = WindowedSample(rule)
+                whole.restore(deltas)
+        closing = whole.on_watermark(10_000)
+        found = [] if closing is None else samples_of(rule, closing).rows.offset.tolist()
+        groups = defaultdict(list)
+        for event in events:
+            name = event.stratum.encode()
+            place = event.stratum if event.stratum in DECLARED else int(hash64(Spans.of([name]), 0)[0] % np.uint64(2))
+            groups[event.ts // WINDOW, place].append((event.ts, event.offset % partitions, event.offset))
+        assert sorted(found) == sorted(offset for some in groups.values() for _, _, offset in sorted(some)[:k])
+
+
 def hash64_of(event: Event) -> float:
     """A number between -1,000 and 1,000 that the event alone decides."""
     return float(hash64(Spans.of([event.id.encode()]), 3)[0] % np.uint64(20_001)) / 10 - 1_000
