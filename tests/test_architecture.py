@@ -25,12 +25,13 @@ BASE = {"records", "errors", "clock", "kernels", "hashing", "gather"}
 LAYERS: dict[str, set[str]] = {
     # What a room may import beside itself.
     **dict.fromkeys(BASE, BASE),
-    "config": BASE,
+    "expressions": BASE,
+    "config": BASE | {"expressions"},
     "formats": BASE | {"config"},
     "sampling": BASE | {"config"},
     "labels": BASE | {"config"},
     "kafka": BASE | {"config"},
-    "runtime": BASE | {"config", "formats", "sampling", "labels", "kafka"},
+    "runtime": BASE | {"config", "expressions", "formats", "sampling", "labels", "kafka"},
 }
 TOP = {"cli", "__init__", "__main__", "demo"}
 
