@@ -7,29 +7,41 @@ program from the same schema. A field serves if every branch of its union does, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import fastavro
 from fastavro.schema import SchemaParseException, UnknownType
 
-from streamsample.config.problems import KeyPath, Problem, listed, nearest
+from streamsample.config.problems import KeyPath, Problem, Wrong, listed, nearest
 
-Use: TypeAlias = Literal["identity", "stratum", "time", "int", "double", "any"]
+if TYPE_CHECKING:
+    from streamsample.expressions import Type
+
+Use: TypeAlias = Literal["identity", "stratum", "time", "iso8601", "int", "double", "any", "items"]
 
 _TEXT = frozenset({"string", "bytes", "int", "long", "fixed", "enum", "boolean"})
 _SERVES: dict[Use, frozenset[str]] = {
     "identity": _TEXT,
     "stratum": _TEXT,
     "time": frozenset({"int", "long"}),
+    "iso8601": frozenset({"string"}),
     "int": frozenset({"int", "long"}),
     "double": frozenset({"int", "long", "float", "double", "decimal"}),
 }
 _NEEDED: dict[Use, str] = {
     "identity": "a string, bytes, an enum, a fixed, an int, a long or a boolean",
     "stratum": "a string, bytes, an enum, a fixed, an int, a long or a boolean",
-    "time": "an int or a long",
+    "time": "an int or a long, or unit: iso8601 for text",
+    "iso8601": "a string, as its unit says",
     "int": "an int or a long",
     "double": "an int, a long, a float, a double or a decimal",
+}
+_TYPES: dict[Type, frozenset[str]] = {
+    "int": frozenset({"int", "long"}),
+    "double": _SERVES["double"],
+    "string": frozenset({"string", "enum"}),
+    "bytes": frozenset({"bytes", "fixed"}),
+    "bool": frozenset({"boolean"}),
 }
 _TIME_UNITS = {"timestamp-millis": "ms", "timestamp-micros": "us", "timestamp-nanos": "ns"}
 _NO_TIMES = ("date", "time-millis", "time-micros", "decimal", "duration")
@@ -67,6 +79,37 @@ class AvroFields:
 
     def check(self, field: str, path: KeyPath, use: Use, unit: str | None = None) -> Iterator[Problem]:
         """What is wrong with using `field` so."""
+        try:
+            branches = self._find(field)
+        except Wrong as wrong:
+            yield Problem(path, wrong.what, wrong.remedy)
+            return
+        if use == "any":
+            return
+        kinds = self._kinds(branches)
+        if use == "items":
+            items = self._kinds(
+                self._branches([branch["items"] for branch in branches if self._kind(branch) == "array"])
+            )
+            if set(kinds) != {"array"} or not items or not _TEXT.issuperset(items):
+                said = f"{listed(kinds)} of {listed(items)}" if items else listed(kinds)
+                yield Problem(path, f"{self.label}: {field} is {said}, must be an array of texts or whole numbers")
+        elif not kinds or not _SERVES[use].issuperset(kinds):
+            yield Problem(path, f"{self.label}: {field} is {listed(kinds) or 'always null'}, must be {_NEEDED[use]}")
+        elif use == "time":
+            yield from self._check_unit(field, path, branches, unit)
+
+    def type_of(self, field: str) -> Type:
+        """What the field is in expressions. Raises Wrong where there is no such field, or none that they can use."""
+        kinds = self._kinds(self._find(field))
+        for type_, serving in _TYPES.items():
+            if kinds and serving.issuperset(kinds):
+                return type_
+        remedy = "expressions use numbers, texts and booleans"
+        raise Wrong(f"{self.label}: {field} is {listed(kinds) or 'always null'}", remedy)
+
+    def _find(self, field: str) -> list[Any]:
+        """The types that `field` can have, unions flattened. Raises Wrong."""
         at: list[Any] = [self._root]
         for depth, part in enumerate(field.split(".")):
             records = [branch for branch in self._branches(at) if self._kind(branch) == "record"]
@@ -75,22 +118,17 @@ class AvroFields:
                 types.setdefault(item["name"], []).append(item["type"])
             if not records:
                 whole = ".".join(field.split(".")[:depth])
-                yield Problem(path, f"{self.label}: {whole} is no record, so it has no {part}")
-                return
+                raise Wrong(f"{self.label}: {whole} is no record, so it has no {part}")
             if part not in types:
                 meant = nearest(part, types)
                 remedy = f"did you mean {meant}?" if meant else f"there is {listed(list(types)[:20], 'and')}"
-                yield Problem(path, f"{self.label} has no field {field}", remedy)
-                return
+                raise Wrong(f"{self.label} has no field {field}", remedy)
             at = types[part]
-        if use == "any":
-            return
-        branches = self._branches(at)
-        kinds = [self._kind(branch) for branch in branches if self._kind(branch) != "null"]
-        if not kinds or not _SERVES[use].issuperset(kinds):
-            yield Problem(path, f"{self.label}: {field} is {listed(kinds) or 'always null'}, must be {_NEEDED[use]}")
-        elif use == "time":
-            yield from self._check_unit(field, path, branches, unit)
+        return self._branches(at)
+
+    def _kinds(self, branches: list[Any]) -> list[str]:
+        """Their names, null aside."""
+        return list(dict.fromkeys(self._kind(branch) for branch in branches if self._kind(branch) != "null"))
 
     def _check_unit(self, field: str, path: KeyPath, branches: list[Any], unit: str | None) -> Iterator[Problem]:
         """A logical type says the unit: the job must not say another."""

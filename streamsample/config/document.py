@@ -42,7 +42,8 @@ class Document:
     """What a file says.
 
     tree: dicts with text keys, lists, and scalars. keys, values: where each key and each value stands, by path.
-    problems: what is wrong so far; nothing else is to be said of their paths.
+    problems: what is wrong so far; nothing else is to be said of their paths. quotes: of the texts that stand in one
+    line as they are, how many characters come before them.
     """
 
     name: str
@@ -50,12 +51,15 @@ class Document:
     keys: dict[KeyPath, Position] = field(default_factory=dict)
     values: dict[KeyPath, Position] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    quotes: dict[KeyPath, int] = field(default_factory=dict)
 
     def position(self, problem: Problem) -> Position:
         """Where to point: the value, or the key, or the nearest thing around them that is in the file."""
         path = problem.path
         if not problem.at_key and path in self.values:
-            return self.values[path]
+            line, column = self.values[path]
+            inside = problem.at + self.quotes[path] if problem.excerpt and path in self.quotes else 0
+            return Position(line, column + inside)
         while path:
             if path in self.keys:
                 return self.keys[path]
@@ -240,6 +244,9 @@ class _Builder:
             self._problem(path, f"is not a number: {text[:40]}")
             return None
         if kind in ("str", "timestamp"):  # times stay text: each key says how it reads them
+            quotes = 1 if node.style else 0
+            if node.end_mark.column - node.start_mark.column == len(text) + 2 * quotes and "${" not in text:
+                self._document.quotes[path] = quotes
             return self._expand(text, path)
         self._problem(path, f"has the YAML tag {_tag_name(node)}", "remove it: job files use no tags")
         return None

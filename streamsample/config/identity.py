@@ -10,6 +10,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from streamsample.config.columns import described
+
 if TYPE_CHECKING:
     from streamsample.config.job import Job
     from streamsample.config.models import Source
@@ -36,9 +38,9 @@ def content(job: Job) -> dict[str, Any]:
         and {
             "design": sample.design,
             "rate": sample.rate,
-            "by": sample.by,
+            "by": described(sample.by),
             "rates": sorted(sample.rates_by_stratum.items()),
-            "unit": sample.unit or job.input.id,
+            "unit": described(sample.unit or job.input.id),
             "seed": sample.seed,
             **_windows(job),
         },
@@ -46,7 +48,7 @@ def content(job: Job) -> dict[str, Any]:
             name: {
                 **_source(feedback),
                 **_encoding(feedback),
-                "refers_to": feedback.refers_to,
+                "refers_to": described(feedback.refers_to),
                 "idle_timeout": feedback.idle_timeout_ms,
             }
             for name, feedback in job.feedback.items()
@@ -59,7 +61,7 @@ def content(job: Job) -> dict[str, Any]:
                     "type": target.type,
                     "window": target.window_ms,
                     "rules": [
-                        [rule.feedback, constant, rule.field, rule.take]
+                        [rule.feedback, constant, described(rule.column), rule.take]
                         for rule, constant in zip(target.rules, target.constants, strict=True)
                     ],
                     "if_silent": "drop" if target.drops_silent else [target.implicit_label],
@@ -71,7 +73,8 @@ def content(job: Job) -> dict[str, Any]:
         "skew": job.skew_ms,
         "features": features and {"keep": sorted(features.keep or ()), "drop": sorted(features.drop or ())},
         # In the order of the file: it is the order of the parts on (0, 1).
-        "split": split and {"by": split.by or job.input.id, "seed": split.seed, "shares": list(split.shares.items())},
+        "split": split
+        and {"by": described(split.by or job.input.id), "seed": split.seed, "shares": list(split.shares.items())},
     }
 
 
@@ -91,10 +94,11 @@ def shape(job: Job) -> dict[str, Any]:
         "parts": list(job.split.shares) if job.split else [],
         # In the order of the file: rows and slots are counted by it.
         "feedback": [
-            [name, {**_source(feedback), "refers_to": feedback.refers_to}] for name, feedback in job.feedback.items()
+            [name, {**_source(feedback), "refers_to": described(feedback.refers_to)}]
+            for name, feedback in job.feedback.items()
         ],
         "targets": [
-            [name, target.type, [[rule.feedback, rule.field, rule.take] for rule in target.rules]]
+            [name, target.type, [[rule.feedback, described(rule.column), rule.take] for rule in target.rules]]
             for name, target in job.targets.items()
         ],
         # The candidates of an open window are those of this design, and no other's.
@@ -107,11 +111,16 @@ def _windows(job: Job) -> dict[str, Any]:
     sample = job.sample
     if sample is None or not sample.windowed:
         return {}
-    allocation = sample.form.takes("allocation") and [sample.allocation, sample.of, sample.minimum, sample.k_max]
+    allocation = sample.form.takes("allocation") and [
+        sample.allocation,
+        described(sample.of),
+        sample.minimum,
+        sample.k_max,
+    ]
     return {
         "k": sample.k,
         "window": [sample.window_ms, sample.every_ms, sample.records],
-        "weight": sample.weight,
+        "weight": described(sample.weight),
         "method": sample.method if sample.weight else None,
         "half_life": sample.half_life_ms,
         "strata": sample.strata,
@@ -122,8 +131,9 @@ def _windows(job: Job) -> dict[str, Any]:
 
 
 def _source(source: Source) -> dict[str, Any]:
-    time = source.time and [source.time.field, source.time.unit]
-    return {"topic": source.topic, "id": source.id, "time": time}
+    time = source.time and [described(source.time.column), source.time.unit]
+    where = {} if source.where is None else {"where": source.where}
+    return {"topic": source.topic, "id": described(source.id), "time": time, **where}
 
 
 def _encoding(source: Source) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from streamsample.config import identity
-from streamsample.config.avro_fields import AvroFields, schema_problems
+from streamsample.config.field_problems import field_problems
 from streamsample.config.models import (
     COMMIT_INTERVAL_MS_MAX,
     Changelog,
@@ -214,12 +214,28 @@ def topic_problems(job: Job) -> Iterator[Problem]:
             taken[topic] = path
             continue
         other_path = taken[topic]
-        if index < reading:  # both are read: told apart by a filter, later
-            what = f'not yet: several feedbacks in one topic ("{topic}")'
+        if index < reading and other_path[0] == "feedback":
+            yield from _sharing_problems(job, topic, str(path[1]), str(other_path[1]))
+        elif index < reading:
+            what = f'not yet: feedback in the topic of the predictions ("{topic}")'
             yield Problem(path, what, "give each a topic of its own", not_yet=True)
         else:
             same = ".".join(str(step) for step in other_path)
             yield Problem(path, f'is "{topic}", which is {same} too', "give each a topic of its own")
+
+
+def _sharing_problems(job: Job, topic: str, name: str, first: str) -> Iterator[Problem]:
+    """Feedbacks in one topic are told apart by `where`, and what is said of the topic itself is the same for all."""
+    mine, other = job.feedback[name], job.feedback[first]
+    for each, feedback in ((first, other), (name, mine)):
+        if feedback.where is None:
+            what = f'shares the topic "{topic}" with {name if each == first else first}, and nothing tells them apart'
+            yield Problem(("feedback", each), what, "set where: \"<field> == '...'\" on both", at_key=True)
+    for key in ("format", "schema_file", "schema_files", "framing", "time", "idle_timeout"):
+        attribute = "idle_timeout_ms" if key == "idle_timeout" else key
+        if getattr(mine, attribute) != getattr(other, attribute):
+            what = f"differs from that of {first}, which reads the same topic"
+            yield Problem(("feedback", name, key), what, f"write it as under feedback.{first}")
 
 
 def schema_id_problems(job: Job) -> Iterator[Problem]:
@@ -259,65 +275,6 @@ def time_problems(job: Job) -> Iterator[Problem]:
         yield Problem(
             ("commit_interval",), f"must be at most {limit}, found {format_duration(job.commit_interval_ms)}", remedy
         )
-
-
-def field_problems(job: Job) -> Iterator[Problem]:
-    """The fields that the job names are in the Avro schemas, with types that serve."""
-    for path, source in _source_paths(job):
-        for number, schema in source.schemas.items():
-            key: KeyPath = ("schema_file",) if source.schema_file else ("schema_files", str(number))
-            if number is None and not source.schema_file:
-                key = ("schema_files", *[str(known) for known in source.schema_files])
-            parsed = schema.parsed
-            yield from schema_problems(parsed, path + key)
-            fields = AvroFields(parsed, str(schema.path.name))
-            if not fields.usable:
-                continue
-            yield from _source_fields(source, path, fields)
-            yield from _input_fields(job, fields) if path == ("input",) else _label_fields(job, str(path[1]), fields)
-
-
-def _source_paths(job: Job) -> Iterator[tuple[KeyPath, Source]]:
-    yield ("input",), job.input
-    for name, feedback in job.feedback.items():
-        yield ("feedback", name), feedback
-
-
-def _source_fields(source: Source, path: KeyPath, fields: AvroFields) -> Iterator[Problem]:
-    if source.id is not None:
-        yield from fields.check(source.id, (*path, "id"), "identity")
-    if isinstance(source, Feedback) and source.refers_to is not None:
-        yield from fields.check(source.refers_to, (*path, "refers_to"), "identity")
-    if source.time is not None:
-        yield from fields.check(source.time.field, (*path, "time", "field"), "time", source.time.unit)
-
-
-def _input_fields(job: Job, fields: AvroFields) -> Iterator[Problem]:
-    if job.sample is not None:
-        for index, field in enumerate(job.sample.by or ()):
-            path: KeyPath = ("sample", "by") if len(job.sample.by or ()) == 1 else ("sample", "by", index)
-            yield from fields.check(field, path, "stratum")
-        if job.sample.unit is not None:
-            yield from fields.check(job.sample.unit, ("sample", "unit"), "identity")
-        for key in ("weight", "of"):
-            number = getattr(job.sample, key)
-            if number is not None:
-                yield from fields.check(number, ("sample", key), "double")
-    if job.split is not None and job.split.by is not None:
-        yield from fields.check(job.split.by, ("split", "by"), "identity")
-    if job.features is not None:
-        key = "keep" if job.features.keep else "drop"
-        for index, name in enumerate(job.features.keep or job.features.drop or ()):
-            yield from fields.check(name, ("features", key, index), "any")
-        if job.features.drop and set(fields.names) <= set(job.features.drop):
-            yield Problem(("features", "drop"), "drops every field", "keep one at least")
-
-
-def _label_fields(job: Job, feedback: str, fields: AvroFields) -> Iterator[Problem]:
-    for name, target in job.targets.items():
-        for index, rule in enumerate(target.rules):
-            if rule.feedback == feedback and rule.field is not None:
-                yield from fields.check(rule.field, ("targets", name, "rules", index, "field"), target.type)
 
 
 NEEDS = {

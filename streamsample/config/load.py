@@ -177,9 +177,12 @@ def _error(document: Document, problems: list[Problem]) -> ConfigurationError:
         lines.append((line, column, what, problem))
     lines.sort(key=lambda item: item[:3])
     kind = NotYetError if all(problem.not_yet for problem in problems) else ConfigurationError
-    if len(lines) == 1:
+    if len(lines) == 1 and not lines[0][3].excerpt:
         return kind(lines[0][2], remedy=lines[0][3].remedy)
-    texts = [f"{what} - {problem.remedy}" if problem.remedy else what for _, _, what, problem in lines]
+    texts = [
+        (f"{what} - {problem.remedy}" if problem.remedy else what) + (f"\n{problem.excerpt}" if problem.excerpt else "")
+        for _, _, what, problem in lines
+    ]
     unique = list(dict.fromkeys(texts))
     if len(unique) > PROBLEMS_SHOWN_MAX:
         unique[PROBLEMS_SHOWN_MAX:] = [f"{document.name}: and {len(unique) - PROBLEMS_SHOWN_MAX} more"]

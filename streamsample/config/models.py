@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from streamsample.config import kafka_options
+from streamsample.config.columns import Column, ColumnsSetting, Expression, ExpressionText
 from streamsample.config.problems import KeyPath, Problem, Wrong, WrongTogether, listed, nearest, show
 from streamsample.config.values import (
     Count,
@@ -41,7 +42,7 @@ from streamsample.config.values import (
 Format = Literal["avro", "json"]
 Framing = Literal["none", "confluent"]
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
-TimeUnit = Literal["s", "ms", "us", "ns"]
+TimeUnit = Literal["s", "ms", "us", "ns", "iso8601"]
 TargetType = Literal["int", "double"]
 
 COMMIT_INTERVAL_MS_MAX = 5_000
@@ -173,8 +174,22 @@ def _describe_options(schema: dict[str, Any]) -> None:
 class Time(Section):
     """Where a record's event time stands."""
 
-    field: FieldPath = Field(description="the field that holds the event time, a number")
-    unit: TimeUnit = Field(description="what it counts since 1970")
+    field: FieldPath | None = Field(None, description="the field that holds the event time")
+    expression: ExpressionText | None = Field(None, description="an expression that gives it, instead of a field")
+    unit: TimeUnit = Field(
+        description="what it counts since 1970; `iso8601`: it is text, as 2013-01-01T00:00:00Z or with another offset"
+    )
+
+    @property
+    def column(self) -> Column:
+        """The field, or the expression."""
+        return Expression(self.expression or "") if self.field is None else self.field
+
+    def problems(self) -> Iterator[Problem]:
+        if self.field is None and self.expression is None:
+            yield Problem((), "names no field", "write {field: <field>, unit: ms}")
+        if self.field is not None and self.expression is not None:
+            yield Problem(("expression",), "is given beside field", "give one of the two", at_key=True)
 
 
 class Source(Section):
@@ -189,7 +204,12 @@ class Source(Section):
     framing: Framing | None = Field(
         None, description="what stands before the Avro value; default: `confluent` with `schema_files`, else `none`"
     )
-    id: FieldPath | None = Field(None, description="the field that holds the record's id; default: see below")
+    where: ExpressionText | None = Field(
+        None, description="an expression: records of which it is false are passed over, and counted; default: all count"
+    )
+    id: ColumnsSetting | None = Field(
+        None, description="the field that holds the record's id, or several that make it together; default: see below"
+    )
     time: Time | None = Field(None, description="the event time; default: the record's timestamp")
 
     @property
@@ -237,8 +257,8 @@ class Input(Source):
 class Feedback(Source):
     """A topic of what became known afterwards."""
 
-    refers_to: FieldPath | None = Field(
-        None, description="the field that holds the id of the prediction; default: the record's key"
+    refers_to: ColumnsSetting | None = Field(
+        None, description="the field or fields that hold the id of the prediction; default: the record's key"
     )
     idle_timeout_ms: Duration | None = Field(
         None,
@@ -253,13 +273,20 @@ class Rule(Section):
     feedback: Name = Field(alias="from", description="the feedback, by its name in `feedback`")
     label: Label | None = Field(None, description="the label that the feedback's coming gives: a constant")
     field: FieldPath | None = Field(None, description="the field of the feedback that is the label")
+    expression: ExpressionText | None = Field(None, description="an expression over the feedback that is the label")
     take: Literal["first"] = Field("first", description="which of several: the earliest by event time")
 
     def problems(self) -> Iterator[Problem]:
-        if self.label is None and self.field is None:
+        given = [key for key in ("label", "field", "expression") if getattr(self, key) is not None]
+        if not given:
             yield Problem((), "says no label", "set label: <number>, or field: <field of the feedback>")
-        if self.label is not None and self.field is not None:
-            yield Problem(("field",), "is given beside label", "give one of the two", at_key=True)
+        for key in given[1:]:
+            yield Problem((key,), f"is given beside {given[0]}", "give one of the two", at_key=True)
+
+    @property
+    def column(self) -> Column | None:
+        """The field or the expression that is the label; None for a constant."""
+        return Expression(self.expression) if self.expression is not None else self.field
 
 
 class Target(Section):
@@ -330,7 +357,9 @@ class Split(Section):
         ),
     )
 
-    by: FieldPath | None = Field(None, description="the field whose records stay together; default: the id")
+    by: ColumnsSetting | None = Field(
+        None, description="the field or fields whose records stay together; default: the id"
+    )
     seed: Seed = Field(0, description="another seed makes another split")
 
     @property

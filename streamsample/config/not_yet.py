@@ -42,37 +42,22 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and not isinstance(value, Expanded)  # ${VAR} may hold a number
 
 
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
 _DESIGNS = "this version has simple, stratified, reservoir, weighted, recency, convenience and quota"
-_EXPRESSION = NotYet("expressions", "name a field")
+_COMPUTED = NotYet("expressions here", "filter or compute before the topic")
 _ONE_RULE = "this version takes one rule of one feedback per target"
 _LATER_DESIGN = (
     *("size", "count", "target_count", "weights", "decay", "bins"),
     *("multilabel", "proposal", "replacement", "order", "quota", "budget", "hops", "seeds"),
 )
 
+_WHERE = NotYet("where at this place", "set it on the input or on the feedback")
+
 _SOURCE: dict[str, NotYet] = {
-    "where": NotYet("filtering records (where)", "filter before the topic"),
     "registry": NotYet("a schema registry", "give the schemas by id: schema_files: {7: my.avsc}"),
     "subject": NotYet("a schema registry", "give the schemas by id: schema_files: {7: my.avsc}"),
     "rekey": NotYet("rekeying", "key the topics by the id, with the same number of partitions"),
     "topics": NotYet("several topics in one source", "name one topic"),
-    "id": NotYet("composite ids", "name one field that holds the whole id", _is_list),
-    "time": NotYet(
-        "times by expression",
-        "write time: {field: ..., unit: ms}",
-        lambda value: isinstance(value, str) and "(" in value,
-    ),
-    "time.unit": NotYet(
-        "times as ISO 8601 text",
-        "give them as a number, in s, ms, us or ns",
-        _is("iso", "iso8601", "ISO8601", "iso-8601"),
-    ),
     "time.format": NotYet("times as text", "give them as a number, with its unit"),
-    "time.expression": _EXPRESSION,
 }
 
 _INPUT: dict[str, NotYet] = {
@@ -81,7 +66,7 @@ _INPUT: dict[str, NotYet] = {
 }
 
 _TABLE: dict[str, NotYet] = {
-    "where": _SOURCE["where"],
+    "where": _WHERE,
     "registry": _SOURCE["registry"],
     "schema_registry": _SOURCE["registry"],
     "rekey": _SOURCE["rekey"],
@@ -107,13 +92,11 @@ _TABLE: dict[str, NotYet] = {
         ),
         whole_section=True,
     ),
-    "sample.where": _SOURCE["where"],
+    "sample.where": _WHERE,
     "sample.after": NotYet("sampling after the labels", "sampling by rate is done before them"),
-    "sample.by": NotYet("strata by expression", "name a field, or a list of fields", _is_mapping),
-    "sample.unit": NotYet("composite units", "name one field", _is_list),
-    "features.where": _EXPRESSION,
+    "features.where": _COMPUTED,
     "features.add": NotYet("computed features"),
-    "split.where": _EXPRESSION,
+    "split.where": _COMPUTED,
     "targets.*.type": NotYet(
         "this type", "use int or double: 0 and 1 for a yes or no", _is("string", "boolean", "bool")
     ),
@@ -129,13 +112,11 @@ _TABLE: dict[str, NotYet] = {
     ),
     "targets.*.rules.*.undone_by": NotYet("feedback that undoes another", "leave it out"),
     "targets.*.rules.*.window": NotYet("windows by rule", "give the window on the target"),
-    "targets.*.rules.*.where": _SOURCE["where"],
-    "targets.*.rules.*.expression": _EXPRESSION,
+    "targets.*.rules.*.where": _WHERE,
     "targets.*.rules.*.label": NotYet("labels of text", "use a number", _is_text),
     "state.memory_limit": NotYet("rows on disk", "open rows are held in memory: see limits.open_rows_max"),
     "output.registry": _SOURCE["registry"],
     "output.subject": _SOURCE["registry"],
-    "feedback.*.refers_to": NotYet("composite ids", "name one field that holds the whole id", _is_list),
     "feedback.*": NotYet("several topics in one feedback", "name one topic", _is_list),
     **{f"sample.{key}": NotYet(f"designs with {key}", _DESIGNS) for key in _LATER_DESIGN},
     **{f"input.{key}": value for key, value in (_SOURCE | _INPUT).items()},

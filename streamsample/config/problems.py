@@ -30,7 +30,8 @@ class Problem:
     """One thing that is wrong: where, what, and what to do about it.
 
     at_key: it is the key itself that is wrong, so that its position is shown and not its value's.
-    not_yet: a later version brings it.
+    not_yet: a later version brings it. at: how many characters into the value the place is. excerpt: lines to be shown
+    below the message, with a caret under the place.
     """
 
     path: KeyPath
@@ -38,6 +39,8 @@ class Problem:
     remedy: str | None = None
     at_key: bool = False
     not_yet: bool = False
+    at: int = 0
+    excerpt: str = ""
 
     def under(self, path: KeyPath) -> Problem:
         """The same, seen from above `path`."""

@@ -7,20 +7,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from streamsample.config.columns import ColumnSetting, ColumnsSetting, Each, StrataSetting, StratumColumn, shown
 from streamsample.config.designs import ELSEWHERE, Form, form_of
 from streamsample.config.models import Section
 from streamsample.config.problems import KeyPath, Problem, show
-from streamsample.config.values import (
-    FieldPath,
-    FieldPaths,
-    Limit,
-    PositiveDuration,
-    Rate,
-    Rates,
-    Seed,
-    Strata,
-    Whole,
-)
+from streamsample.config.values import Limit, PositiveDuration, Rate, Rates, Seed, Strata, Whole
 
 Design = Literal["simple", "stratified", "reservoir", "weighted", "recency", "convenience", "quota"]
 
@@ -37,7 +28,11 @@ class Sample(Section):
     rate: Rate | None = Field(
         None, description="the share that is kept; with strata: of those that `rates` does not name"
     )
-    by: FieldPaths | None = Field(None, description="the field or fields whose values make the strata, or slices")
+    by: StrataSetting | None = Field(
+        None,
+        description="what makes the strata, or slices: fields, expressions, bins of a number, or the items of a list "
+        "(each)",
+    )
     rates: Rates = Field(
         {}, description="shares of single strata, 0 to 1; with several fields in `by` one level of mapping for each"
     )
@@ -49,7 +44,9 @@ class Sample(Section):
         description="how k is divided among the strata of a window: by their records, equally, or by records times the "
         "standard deviation of the field `of`",
     )
-    of: FieldPath | None = Field(None, description="the field, a number, whose total is to have the least variance")
+    of: ColumnSetting | None = Field(
+        None, description="the field or expression, a number, whose total is to have the least variance"
+    )
     minimum: Whole = Field(2, description="what each stratum gives at least, if it has as much")
     k_max: Limit | None = Field(None, description="what each stratum gives at most; default: k")
     window_ms: PositiveDuration | None = Field(
@@ -64,7 +61,9 @@ class Sample(Section):
     records: Limit | None = Field(
         None, description="in place of `window`: a sample of each so many usable records of a partition"
     )
-    weight: FieldPath | None = Field(None, description="the field that is the weight, a number >= 0; 0 is never kept")
+    weight: ColumnSetting | None = Field(
+        None, description="the field or expression that is the weight, a number >= 0; 0 is never kept"
+    )
     method: Literal["exponential", "priority"] = Field(
         "exponential",
         description="`exponential`: as if drawn one after the other; `priority`: the best for sums of weights",
@@ -80,8 +79,8 @@ class Sample(Section):
         description="what a window's sample is drawn from: `global`: the whole topic; `partition`: each partition by "
         "itself, which needs no exchange between the workers",
     )
-    unit: FieldPath | None = Field(
-        None, description="the field whose records are kept or dropped together; default: the id"
+    unit: ColumnsSetting | None = Field(
+        None, description="the field or fields whose records are kept or dropped together; default: the id"
     )
     seed: Seed = Field(0, description="another seed draws another sample")
 
@@ -122,6 +121,9 @@ class Sample(Section):
                 yield Problem((), f"a {form.name} needs {what}", f"set {remedy}")
         if self.k == 1 and form.random:
             yield Problem(("k",), "must be at least 2, found 1", "a variance needs two")
+        if self.windowed and any(isinstance(column, Each) for column in self.by or ()):
+            what = f"not yet: several strata per record (each) in a {self.design} sample"
+            yield Problem(("by",), what, "give rates: set design: stratified", not_yet=True)
         if "strata" in given and self.by is None:
             yield Problem(("strata",), "are named, but nothing says what makes them", "set by: <field>", at_key=True)
         if self.design == "stratified" and self.by is not None:
@@ -155,14 +157,14 @@ def _leaves(rates: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[tuple[
             yield (*above, key), value
 
 
-def _depth_problems(rates: Any, path: KeyPath, by: tuple[str, ...]) -> Iterator[Problem]:
+def _depth_problems(rates: Any, path: KeyPath, by: tuple[StratumColumn, ...]) -> Iterator[Problem]:
     """One level of mapping for each field in `by`, then a number."""
     if not by:
         if isinstance(rates, Mapping):
             yield Problem(path, "must be a number, found a mapping", "one level for each field in by")
     elif not isinstance(rates, Mapping):
         remedy = "one level for each field in by"
-        yield Problem(path, f"must be a mapping by {', then '.join(by)}, found {show(rates)}", remedy)
+        yield Problem(path, f"must be a mapping by {', then '.join(map(shown, by))}, found {show(rates)}", remedy)
     else:
         for key, value in rates.items():
             yield from _depth_problems(value, (*path, key), by[1:])

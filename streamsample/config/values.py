@@ -208,7 +208,8 @@ def _name(value: Any) -> str:
     return str(text)
 
 
-def _field_path(value: Any) -> str:
+def read_field_path(value: Any) -> str:
+    """The path of a field: names joined by dots."""
     text = _text(value)
     if not text:
         raise Wrong("must name a field")
@@ -219,20 +220,6 @@ def _field_path(value: Any) -> str:
     if any(not part or part != part.strip() or not part.isprintable() for part in text.split(".")):
         raise Wrong("is not the path of a field", "names joined by dots: device.country")
     return str(text)
-
-
-def _field_paths(value: Any) -> tuple[str, ...]:
-    """One path, or a list of them."""
-    if isinstance(value, list | tuple):
-        if not value:
-            raise Wrong("is an empty list", "name a field")
-        paths = tuple(_field_path(item) for item in value)
-        if len(set(paths)) < len(paths):
-            raise Wrong("names a field twice")
-        return paths
-    if not isinstance(value, str):
-        raise Wrong("must name a field, or a list of fields")
-    return (_field_path(value),)
 
 
 def _strata(value: Any) -> tuple[str, ...]:
@@ -415,15 +402,9 @@ JobName: TypeAlias = Annotated[
 ]
 Name: TypeAlias = Annotated[str, PlainValidator(_name), WithJsonSchema({"type": "string"}), Kind("name")]
 FieldPath: TypeAlias = Annotated[
-    str, PlainValidator(_field_path), WithJsonSchema({"type": "string", "minLength": 1}), Kind("field")
+    str, PlainValidator(read_field_path), WithJsonSchema({"type": "string", "minLength": 1}), Kind("field")
 ]
 _FIELD_LIST = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-FieldPaths: TypeAlias = Annotated[
-    tuple[str, ...],
-    PlainValidator(_field_paths),
-    WithJsonSchema({"anyOf": [{"type": "string"}, _FIELD_LIST]}),
-    Kind("field, or list of fields"),
-]
 FieldNames: TypeAlias = Annotated[
     tuple[str, ...], PlainValidator(_field_names), WithJsonSchema(_FIELD_LIST), Kind("list of top-level fields")
 ]

@@ -26,6 +26,8 @@ _ADVICE: Final[dict[Kind, str]] = {
     "text": "an id, unit or stratum must be a string, bytes, enum, fixed, int, long or boolean",
     "integer": "it must be an int or a long (dates, times and timestamps included)",
     "number": "it must be an int, long, float, double or decimal",
+    "boolean": "it must be a boolean",
+    "presence": "name a field of a simple type",
 }
 _OPS: Final = {
     "boolean": (ops.BOOLEAN, 1),
@@ -58,6 +60,10 @@ def supports(definition: dict[str, Any], kind: Kind) -> bool:
         return True
     if kind == "integer":
         return name in _INTEGERS
+    if kind == "boolean":
+        return bool(name == "boolean")
+    if kind == "presence":
+        return False
     if kind == "number":
         return name in _REALS or decimal_scale(definition) is not None
     return name in _INTEGERS | _CONSTANT or (name in _VERBATIM and decimal_scale(definition) is None)
@@ -106,7 +112,7 @@ class Layout:
             leaves = [leaf for schema in schemas for leaf in check_field(wanted, schema)]
             if wanted.kind == "text":
                 layout._add_text(wanted, {leaf["type"] for leaf in leaves} - {"null"})
-            elif wanted.kind == "integer":
+            elif wanted.kind in ("integer", "boolean"):
                 layout.integers[wanted] = len(layout.integers)
             else:
                 layout.reals[wanted] = len(layout.reals)
@@ -276,7 +282,7 @@ class _Compiler:
             else:
                 symbols = ["false", "true"] if name == "boolean" else definition["symbols"]
                 self._emit(ops.TEXT_CONSTANT_COPY if copied else ops.TEXT_CONSTANT, slot, self._base(symbols))
-        elif wanted.kind == "integer":
+        elif wanted.kind in ("integer", "boolean"):
             slot = layout.integers[wanted]
             self._emit(ops.PUT_INTEGER, slot, slot)
         else:

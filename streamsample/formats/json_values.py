@@ -95,6 +95,8 @@ class JsonProjector:
         leaf = self._paths.index(field.path)
         if field.kind == "text":
             return texts.column(found[:, leaf], problem)
+        if field.kind in ("boolean", "presence"):
+            return _flags(found[:, leaf, 0], problem, boolean=field.kind == "boolean")
         rows, real = len(problem), field.kind == "number"
         integers = np.zeros(0 if real else rows, np.int64)
         reals = np.zeros(rows if real else 0, np.float64)
@@ -133,6 +135,16 @@ class _Texts:
             self._both = np.concatenate((self._buffer, self._side))
         start[escaped] += len(self._buffer)
         return TextColumn(Spans(self._both, start, size))
+
+
+def _flags(token: Int64s, problem: NDArray[np.int16], *, boolean: bool) -> NumberColumn:
+    """Whether there is anything, and if `boolean` that it is true; `problem` gets WRONG_TYPE where it is no boolean."""
+    there = (token != tokens.MISSING) & (token != tokens.NULL) & (problem == 0)
+    if not boolean:
+        return NumberColumn(np.zeros(len(token), np.int64), there)
+    right = (token == tokens.TRUE) | (token == tokens.FALSE)
+    problem[there & ~right] = Problem.WRONG_TYPE
+    return NumberColumn((token == tokens.TRUE).astype(np.int64), there & right)
 
 
 def _without(column: Column, ok: NDArray[np.bool_]) -> Column:

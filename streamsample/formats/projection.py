@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from streamsample.records import Bools, Float64s, Int32s, Int64s, Spans
 
-Kind: TypeAlias = Literal["text", "integer", "number"]
+Kind: TypeAlias = Literal["text", "integer", "number", "boolean", "presence"]
 
 
 class Problem(IntEnum):
@@ -80,7 +80,7 @@ class Field:
     (objects) and nullable ones.
     kind: "text": bytes in canonical form (semantics A15): strings, bytes, enum symbols and fixed verbatim, integers as
     decimal UTF-8, booleans as "true" or "false"; floating point numbers are refused. "integer": int64. "number":
-    float64.
+    float64. "boolean": 0 or 1 as int64. "presence": 0, whatever is there (JSON only).
     """
 
     path: str
@@ -104,7 +104,7 @@ class TextColumn:
 class NumberColumn:
     """n numbers.
 
-    values: int64[n] ("integer") or float64[n] ("number"), 0 where `valid`: bool[n] is false (null or missing).
+    values: float64[n] ("number") or int64[n] (all others), 0 where `valid`: bool[n] is false (null or missing).
     """
 
     values: Int64s | Float64s

@@ -78,9 +78,8 @@ class TopicClock:
         while left and self._clock.elapsed_ms() < end_ms:
             for batch in reader.poll(100):
                 events = source.read(batch, self._clock.now_ms())
-                if len(events.times):
-                    time = int(events.times.max())
-                    largest = time if largest is None else max(largest, time)
+                if events.span is not None:
+                    largest = events.span[1] if largest is None else max(largest, events.span[1])
             left = {each: offset for each, offset in left.items() if (reader.position(each) or 0) <= offset}
         reader.assign([])
         return largest

@@ -74,6 +74,9 @@ class Metrics:
         self.before_start = self._counter(
             "before_start_total", "Predictions dated before the job's start, which are ignored.", "topic"
         )
+        self.filtered = self._counter(
+            "filtered_total", "Records that `where` left out, by input or feedback.", "source"
+        )
         self.tombstones = self._counter("tombstones_total", "Records without a value, by topic.", "topic")
         self.dead = self._counter(
             "dead_letters_total",

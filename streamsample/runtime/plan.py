@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from streamsample.config import Feedback, Input, Job, Rule, Sample, Target
-from streamsample.formats.projection import Field, Projection, Projector
+from streamsample.config import Feedback, Input, Job, Rule, Sample, Target, Time
+from streamsample.formats.projection import Field, Kind, Projection, Projector
 from streamsample.formats.training import SamplingSpec, TargetSpec, TrainingColumns, TrainingSpec
 from streamsample.labels import JoinSettings, Limits, TargetRule, bits_of
 from streamsample.records import Bools, Int64s, Spans
-from streamsample.runtime.source import Source, TimeField
+from streamsample.runtime.computed import SourceColumns
+from streamsample.runtime.source import Source
+from streamsample.runtime.times import TimeField
 from streamsample.sampling import RateDesign, SimpleRate, Split, StratifiedRate
 from streamsample.sampling.ranks import Law
 from streamsample.sampling.stratified import stratum_of
@@ -118,6 +121,12 @@ class SplitPlan:
     split: Split
     by: str | None
 
+    def parts_of(self, projection: Projection, rows: Int64s, ids: Spans) -> NDArray[np.int8]:
+        """The parts of m rows, int8[m]."""
+        unit = ids if self.by is None else projection.text(self.by).take(rows)
+        # A record without the unit belongs to no part: null on the record, never a guess.
+        return np.where(unit.size >= 0, self.split.assign(unit), -1).astype(np.int8)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -141,9 +150,12 @@ class Plan:
         return self.join is not None or self.windows is not None
 
     @property
-    def sources(self) -> Mapping[str, Source]:
-        """All source topics, the input first."""
-        return {source.topic: source for source in (self.input, *(item.source for item in self.feedback))}
+    def sources(self) -> Mapping[str, tuple[Source, ...]]:
+        """All source topics, the input's first, and what reads each: several feedbacks may share one."""
+        found: dict[str, tuple[Source, ...]] = {self.input.topic: (self.input,)}
+        for item in self.feedback:
+            found[item.source.topic] = (*found.get(item.source.topic, ()), item.source)
+        return found
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -164,9 +176,9 @@ class Plan:
 def plan_of(job: Job) -> Plan:
     """Build the plan of a job. Raises ConfigurationError where the job file does not fit the schemas."""
     feedback_names = tuple(job.feedback)
-    draw, windows, split = _draw(job), _windows(job), _split(job)
-    drawn = draw or windows
-    input_source = _source(job, "input", job.input, job.input.id, _input_fields(job, drawn, split))
+    columns = SourceColumns(job.input)
+    draw, windows, split = _draw(job, columns), _windows(job, columns), _split(job, columns)
+    input_source = _source(job, "input", job.input, columns.text(job.input.id, "input.id"), columns)
     feedback = tuple(_feedback(job, name, item) for name, item in job.feedback.items())
     spec = TrainingSpec(
         job=job.name,
@@ -195,15 +207,20 @@ def _sampling(sample: Sample) -> SamplingSpec:
     return SamplingSpec(sample.design, sample.seed, sample.form.estimator)
 
 
-def _draw(job: Job) -> Draw | None:
+def _draw(job: Job, columns: SourceColumns) -> Draw | None:
     sample = job.sample
     if sample is None or sample.rate is None:
         return None
-    units = Units(sample.unit, sample.by or ())
+    units = _units(sample, columns)
     if sample.design == "simple":
         return Draw(SimpleRate(sample.rate, sample.seed), units)
     names = {stratum_name(values): rate for values, rate in sample.rates_by_stratum.items()}
     return Draw(StratifiedRate(sample.rate, names, sample.seed), units)
+
+
+def _units(sample: Sample, columns: SourceColumns) -> Units:
+    by = tuple(columns.stratum(each, "sample.by") for each in sample.by or ())
+    return Units(columns.text(sample.unit, "sample.unit"), by)
 
 
 def _law(sample: Sample) -> Law:
@@ -214,7 +231,7 @@ def _law(sample: Sample) -> Law:
     return sample.method if sample.design == "weighted" else "uniform"
 
 
-def _windows(job: Job) -> WindowDraw | None:
+def _windows(job: Job, columns: SourceColumns) -> WindowDraw | None:
     sample = job.sample
     if sample is None or not sample.windowed:
         return None
@@ -234,8 +251,11 @@ def _windows(job: Job) -> WindowDraw | None:
         minimum=sample.minimum,
         k_max=sample.k_max,
     )
-    units = Units(sample.unit, sample.by or ())
-    return WindowDraw(sample.design, sample.seed, settings, units, sample.weight, sample.of)
+    weight, of = (
+        None if setting is None else columns.column(setting, "number", f"sample.{key}").path
+        for key, setting in (("weight", sample.weight), ("of", sample.of))
+    )
+    return WindowDraw(sample.design, sample.seed, settings, _units(sample, columns), weight, of)
 
 
 def stratum_name(values: tuple[str, ...]) -> str:
@@ -244,32 +264,30 @@ def stratum_name(values: tuple[str, ...]) -> str:
     return (name or b"").decode()
 
 
-def _split(job: Job) -> SplitPlan | None:
-    return None if job.split is None else SplitPlan(Split(job.split.shares, job.split.seed), job.split.by)
+def _split(job: Job, columns: SourceColumns) -> SplitPlan | None:
+    split = job.split
+    return None if split is None else SplitPlan(Split(split.shares, split.seed), columns.text(split.by, "split.by"))
 
 
-def _input_fields(job: Job, drawn: Draw | WindowDraw | None, split: SplitPlan | None) -> list[Field]:
-    paths = [job.input.id]
-    if drawn is not None:
-        paths += [drawn.units.unit, *drawn.units.by]
-    if split is not None:
-        paths.append(split.by)
-    numbers = drawn.numbers if isinstance(drawn, WindowDraw) else []
-    text = [Field(path, "text") for path in paths if path is not None]
-    return text + [Field(path, "number") for path in dict.fromkeys(numbers)]
-
-
-def _source(job: Job, role: str, item: Input | Feedback, id_path: str | None, fields: list[Field]) -> Source:
-    time = None if item.time is None else TimeField(item.time.field, item.time.unit)
-    wanted = list(dict.fromkeys(fields + ([] if time is None else [Field(time.path, "integer")])))
+def _source(job: Job, role: str, item: Input | Feedback, id_path: str | None, columns: SourceColumns) -> Source:
+    time = None if item.time is None else _time(item.time, columns, f"{role}.time")
+    where = None if item.where is None else columns.condition(item.where, f"{role}.where")
     return Source(
         topic=item.topic,
         role=role,
-        projector=_projector(job, item, wanted),
+        projector=_projector(job, item, columns.fields),
         id_path=id_path,
         time=time,
         max_future_ms=job.max_future_ms,
+        where=where,
+        computed=columns.computed,
     )
+
+
+def _time(time: Time, columns: SourceColumns, key: str) -> TimeField:
+    if time.unit == "iso8601":
+        return TimeField(columns.column(time.column, "text", key, "iso8601").path, time.unit)
+    return TimeField(columns.column(time.column, "integer", key, "time").path, time.unit)
 
 
 def _projector(job: Job, item: Input | Feedback, fields: list[Field]) -> Projector:
@@ -288,18 +306,20 @@ def _projector(job: Job, item: Input | Feedback, fields: list[Field]) -> Project
 
 
 def _feedback(job: Job, name: str, item: Feedback) -> FeedbackPlan:
+    columns, role = SourceColumns(item), f"feedback.{name}"
+    refers_to, own_id = columns.text(item.refers_to, f"{role}.refers_to"), columns.text(item.id, f"{role}.id")
     values = tuple(
-        _value(target, target.rules[0]) for target in job.targets.values() if target.rules[0].feedback == name
+        _value(target, target.rules[0], columns, f"targets.{name_}.rules[0]")
+        for name_, target in job.targets.items()
+        if target.rules[0].feedback == name
     )
-    fields = [Field(path, "text") for path in (item.refers_to, item.id) if path is not None]
-    fields += [column.field for column in values if column.field is not None]
-    source = _source(job, f"feedback.{name}", item, item.refers_to, fields)
-    return FeedbackPlan(name, source, item.id, values)
+    return FeedbackPlan(name, _source(job, role, item, refers_to, columns), own_id, values)
 
 
-def _value(target: Target, rule: Rule) -> ValueColumn:
-    if rule.field is not None:
-        return ValueColumn(0, Field(rule.field, "integer" if target.type == "int" else "number"))
+def _value(target: Target, rule: Rule, columns: SourceColumns, key: str) -> ValueColumn:
+    if rule.column is not None:
+        kind: Kind = "integer" if target.type == "int" else "number"
+        return ValueColumn(0, columns.column(rule.column, kind, key))
     assert rule.label is not None
     return ValueColumn(bits_of(_typed(target, rule.label)), None)
 

@@ -183,6 +183,8 @@ class Report:
             metrics.before_start.labels(self._plan.input.topic).inc(count)
         elif kind == "idle_advances":
             metrics.idle.inc(count)
+        elif kind == "filtered":
+            metrics.filtered.labels(*labels).inc(count)
         elif kind == "tombstones":
             metrics.tombstones.labels(*labels).inc(count)
         elif kind == "sampled" and self._plan.spec.sampling is not None:

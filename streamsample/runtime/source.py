@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
 from streamsample.formats.projection import Problem, Projection, Projector
 from streamsample.labels.settings import ID_BYTES_MAX
-from streamsample.records import Int64s, RecordBatch, Spans
+from streamsample.records import Bools, Int64s, RecordBatch, Spans
+from streamsample.runtime.computed import Computed, Failed, decided, with_computed
+from streamsample.runtime.times import YEAR_10000_MS, TimeField
 
-_YEAR_10000_MS = 253_402_300_800_000
-
-_MILLISECONDS: dict[str, Callable[[Int64s], Int64s]] = {
-    "s": lambda values: np.clip(values, -1, _YEAR_10000_MS) * 1000,
-    "ms": lambda values: values,
-    "us": lambda values: values // 1_000,
-    "ns": lambda values: values // 1_000_000,
-}
+_STAGES: Final = {"where": "filter", "id": "identify", "refers_to": "identify", "time": "time"}
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """Records of a batch that cannot be used, all for the same reason.
 
-    rows: int64[r] into the batch. stage: decode, identify, time, sample, label or output. reason: a class with few
-    values, for metrics. message: what is wrong and what to do.
+    rows: int64[r] into the batch. stage: decode, filter, identify, time, sample, label or output. reason: a class with
+    few values, for metrics. message: what is wrong and what to do.
     """
 
     batch: RecordBatch
@@ -41,6 +37,9 @@ class Events:
     """The usable records of a batch: m of its n.
 
     rows: int64[m] into `batch` and `projection`, ascending; ids: m spans, no nulls; times: int64[m], event time in ms.
+    filtered: how many others the source's condition left out. span: the event time of the first and the largest of all
+    these, None without any: what was left out was read, so time goes on with it (A4). source: "input", or the
+    feedback's name.
     """
 
     batch: RecordBatch
@@ -50,6 +49,9 @@ class Events:
     times: Int64s
     rejected: list[Rejected]
     tombstones: int
+    filtered: int = 0
+    span: tuple[int, int] | None = None
+    source: str = ""
 
     def take(self, at: Int64s) -> Events:
         """The events at `at`, int64[k] (ascending, into the m usable ones); `rejected` stays with this object."""
@@ -57,19 +59,11 @@ class Events:
 
 
 @dataclass(frozen=True, slots=True)
-class TimeField:
-    """Where the event time is: an integer field and its unit (s, ms, us, ns)."""
-
-    path: str
-    unit: str
-
-
-@dataclass(frozen=True, slots=True)
 class Source:
     """Reads the batches of one topic. `id_path` None: the record's key; `time` None: the record's timestamp.
 
     role: how the job file calls it: "input" or "feedback.<name>". max_future_ms: an event further ahead of the clock is
-    refused (A7).
+    refused (A7). where: which records count, None for all. computed: columns made of the projected ones.
     """
 
     topic: str
@@ -78,9 +72,11 @@ class Source:
     id_path: str | None
     time: TimeField | None
     max_future_ms: int
+    where: Computed | None = None
+    computed: tuple[Computed, ...] = ()
 
     def read(self, batch: RecordBatch, now_ms: int) -> Events:
-        """Sort the records of a batch into usable, rejected and tombstones. None of them is lost."""
+        """Sort the records of a batch into usable, filtered, rejected and tombstones. None of them is lost."""
         projection = self.projector.project(batch.values)
         rejected: list[Rejected] = []
         usable = projection.ok
@@ -88,13 +84,37 @@ class Source:
         if not usable.all():
             tombstones = int((projection.problem == Problem.TOMBSTONE).sum())
             rejected += self._undecodable(batch, projection)
+        filtered = None
+        if self.where is not None:
+            chosen, failures, usable = decided(projection, self.where, usable)
+            rejected += [_failed(batch, each) for each in failures]
+            filtered = usable & ~chosen
+            usable = usable & chosen
+        projection, failures, usable = with_computed(projection, self.computed, usable)
+        rejected += [_failed(batch, each) for each in failures]
         ids = batch.keys if self.id_path is None else projection.text(self.id_path)
         usable = self._identified(batch, ids, usable, rejected)
-        times, usable = self._timed(batch, projection, now_ms, usable, rejected)
+        times, dated = self._timed(batch, projection, now_ms, usable, rejected)
+        left_out = 0 if filtered is None else int(np.count_nonzero(filtered))
+        read = usable if filtered is None else usable | filtered
+        if dated is not None:
+            usable, read = usable & dated, read & dated
+        span = _span(times, read)
         rows = np.flatnonzero(usable)
-        if len(rows) == len(batch):
-            return Events(batch, projection, rows, ids, times, rejected, tombstones)
-        return Events(batch, projection, rows, ids.take(rows), times[rows], rejected, tombstones)
+        if len(rows) < len(batch):
+            ids, times = ids.take(rows), times[rows]
+        return Events(
+            batch,
+            projection,
+            rows,
+            ids,
+            times,
+            rejected,
+            tombstones,
+            left_out,
+            span,
+            self.role.removeprefix("feedback."),
+        )
 
     def _undecodable(self, batch: RecordBatch, projection: Projection) -> list[Rejected]:
         found = []
@@ -122,28 +142,57 @@ class Source:
         return usable & fits
 
     def _timed(
-        self, batch: RecordBatch, projection: Projection, now_ms: int, usable: np.ndarray, rejected: list[Rejected]
-    ) -> tuple[Int64s, np.ndarray]:
+        self, batch: RecordBatch, projection: Projection, now_ms: int, usable: Bools, rejected: list[Rejected]
+    ) -> tuple[Int64s, Bools | None]:
+        """Event times, int64[n], and where they can be used, bool[n] (None: everywhere)."""
         if self.time is None:
             times, known, what = batch.timestamps, np.ones(len(batch), np.bool_), "the record's timestamp"
         else:
-            column = projection.integer(self.time.path)
-            values = np.asarray(column.values, np.int64)
-            times, known = _MILLISECONDS[self.time.unit](values), column.valid
+            times, known = self.time.read(projection)
             what = f"the field {self.time.path!r} ({self.role}.time)"
-        plausible = known & (times >= 0) & (times < _YEAR_10000_MS)
+        plausible = known & (times >= 0) & (times < YEAR_10000_MS)
         present = times <= now_ms + self.max_future_ms
         if (plausible & present).all():
-            return times, usable
+            return times, None
         missing = np.flatnonzero(usable & ~known)
         if len(missing):
             rejected.append(Rejected(batch, missing, "time", "missing_time", f"{what} is null"))
         odd = np.flatnonzero(usable & known & ~plausible)
         if len(odd):
             words = f"{what} is not a time between the years 1970 and 9999; is its unit right?"
+            if self.time is not None:
+                words = f"{what}: {self.time.advice(projection, int(odd[0]))}"
             rejected.append(Rejected(batch, odd, "time", "implausible_time", words))
         ahead = np.flatnonzero(usable & plausible & ~present)
         if len(ahead):
             words = f"{what} lies more than max_future ({self.max_future_ms} ms) ahead of the clock; is its unit right?"
             rejected.append(Rejected(batch, ahead, "time", "future", words))
-        return times, usable & plausible & present
+        return times, plausible & present
+
+
+def _span(times: Int64s, read: Bools) -> tuple[int, int] | None:
+    if read.all():
+        return (int(times[0]), int(times.max())) if len(times) else None
+    seen = times[read]
+    return (int(seen[0]), int(seen.max())) if len(seen) else None
+
+
+def _failed(batch: RecordBatch, failed: Failed) -> Rejected:
+    """`input.where` fails in the stage "filter", `sample.weight` in "sample", a target's rule in "label"."""
+    top, *_, last = failed.computed.key.split(".")
+    stage = "sample" if top in ("sample", "split") else _STAGES.get(last, "label")
+    return Rejected(batch, failed.rows, stage, "expression", failed.message)
+
+
+def read_once(sources: Sequence[Source], batch: RecordBatch, now_ms: int) -> list[Events]:
+    """The events of all sources that read the batch's topic. What one of them refuses is no dead letter of the next."""
+    read: list[Events] = []
+    refused = np.empty(0, np.int64)
+    for source in sources:
+        events = source.read(batch, now_ms)
+        if len(sources) > 1:
+            left = [replace(each, rows=np.setdiff1d(each.rows, refused)) for each in events.rejected]
+            refused = np.concatenate((refused, *(each.rows for each in left)))
+            events = replace(events, rejected=[each for each in left if len(each.rows)])
+        read.append(events)
+    return read

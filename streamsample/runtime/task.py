@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamsample.errors import StateError
 from streamsample.hashing import hash64
@@ -21,7 +22,7 @@ from streamsample.runtime.co_partitioning import Placement, check_matches, check
 from streamsample.runtime.exchange import Mail, Message
 from streamsample.runtime.plan import FeedbackPlan, Plan, Units, WindowDraw
 from streamsample.runtime.rows import pack
-from streamsample.runtime.source import Events, Rejected
+from streamsample.runtime.source import Events, Rejected, read_once
 from streamsample.runtime.state import (
     ChunkBody,
     ChunkLog,
@@ -128,23 +129,26 @@ class Task:
         if batch.topic == self.plan.exchange:
             self._on_messages(batch)
             return
-        source = self.plan.sources[batch.topic]
-        events = source.read(batch, now_ms)
-        self._output.rejected += events.rejected
-        self.counts[f"tombstones{SEPARATOR}{batch.topic}"] += events.tombstones
-        self._placement[batch.topic].look(events.ids)
+        read = read_once(self.plan.sources[batch.topic], batch, now_ms)
+        for events in read:
+            self._output.rejected += events.rejected
+            self._placement[batch.topic].look(events.ids)
+            if events.filtered:
+                self.counts[SEPARATOR.join(("filtered", events.source))] += events.filtered
+        self.counts[f"tombstones{SEPARATOR}{batch.topic}"] += read[0].tombstones
+        spans = [events.span for events in read if events.span is not None]
         if batch.topic == self.plan.input.topic:
-            self._on_predictions(events)
+            self._on_predictions(read[0])
         else:
-            if self.covered_from[batch.topic] == FIRST_EVENT and len(events.times):
+            if self.covered_from[batch.topic] == FIRST_EVENT and spans:
                 # What is gone may have been dated up to the grace later than the first record that is left.
-                self.covered_from[batch.topic] = int(events.times[0]) + self.plan.job.grace_ms
-            for number, item in enumerate(self.plan.feedback):
-                if item.source.topic == batch.topic:
-                    self._on_feedback(number, item, events)
+                self.covered_from[batch.topic] = spans[0][0] + self.plan.job.grace_ms
+            sharing = [pair for pair in enumerate(self.plan.feedback) if pair[1].source.topic == batch.topic]
+            for (number, item), events in zip(sharing, read, strict=True):
+                self._on_feedback(number, item, events)
         for item in self.plan.feedback:
             check_placement(self._placement[self.plan.input.topic], self._placement[item.source.topic])
-        largest = int(events.times.max()) if len(events.times) else None
+        largest = max((span[1] for span in spans), default=None)
         self.watermark.on_read(batch.source, largest, batch.next_offset, elapsed_ms)
         self.positions[batch.topic] = batch.next_offset
         self._changed = True
@@ -250,14 +254,10 @@ class Task:
             self.counts[SEPARATOR.join(("sampled", name, "kept"))] += some
             self.counts[SEPARATOR.join(("sampled", name, "dropped"))] += all_ - some
 
-    def _split_of(self, events: Events) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
-        plan = self.plan.split
-        if plan is None:
+    def _split_of(self, events: Events) -> NDArray[np.int8]:
+        if self.plan.split is None:
             return np.full(len(events.rows), -1, np.int8)
-        unit = events.ids if plan.by is None else events.projection.text(plan.by).take(events.rows)
-        parts = plan.split.assign(unit)
-        # A record without the unit belongs to no part: null on the record, never a guess.
-        return np.where(unit.size >= 0, parts, -1).astype(np.int8)
+        return self.plan.split.parts_of(events.projection, events.rows, events.ids)
 
     def _fitting(self, events: Events, stratum: Spans | None) -> Int64s:
         """Training records are larger than their predictions; what could not be written is refused while its bytes are

@@ -428,7 +428,7 @@ class Worker:
             holder = task.watermark.held_by()
             position = None if holder is None else self._consumer.position(holder)
             if holder is not None and position is not None and self._consumer.caught_up(holder):
-                waiting.setdefault(self._plan.sources[holder.topic], {})[holder] = position
+                waiting.setdefault(self._plan.sources[holder.topic][0], {})[holder] = position
         if waiting:
             self._follower.ask(waiting, self._cluster.partitions)
 

@@ -120,7 +120,7 @@ CASES: list[tuple[str, str, str]] = [
     ("rate: 0.1, rates: {IS: 1.0}", f"{FIXED}, minimum: 101", "sample.minimum: must be at most 100, found 101"),
     ("from: clicks", "from: click", 'rules[0].from: there is no feedback "click" - did you mean clicks?'),
     ("from: clicks", "from: orders", "17:3: feedback.clicks: no target uses it - remove it"),
-    ("topic: shop.orders", "topic: shop.clicks", "not yet: several feedbacks in one topic"),
+    ("topic: shop.orders", "topic: shop.clicks", "and nothing tells them apart - set where"),
     ("shop.training", "shop.clicks", 'output.topic: is "shop.clicks", which is feedback.clicks.topic too'),
     ("shop.training", "shop.dead-letters", "output.topic too"),
     ("unit: user_id", "unit: usr_id", "impression.avsc has no field usr_id - did you mean user_id?"),
@@ -128,7 +128,13 @@ CASES: list[tuple[str, str, str]] = [
     ("unit: user_id", "unit: user_id.x", "user_id is no record, so it has no x"),
     ("served_at, unit: ms", "served_at, unit: us", "input.time.unit: is us, but impression.avsc says timestamp-millis"),
     ("field: served_at", "field: score", "score is double, must be an int or a long"),
-    ("id: impression_id\n", "id: [a, b]\n", "input.id: not yet: composite ids"),
+    ("id: impression_id\n", "id: [a, b]\n", "input.id[0]: impression.avsc has no field a"),
+    ("by: country", "by: price > 1", "sample.by: is not the path of a field, found"),
+    ("by: country", "by: {bins: [1, 2]}", "sample.by: lacks field"),
+    ("by: country", "by: {field: price, bins: [2, 1]}", "sample.by: has bins that do not ascend"),
+    ("by: country", "by: {field: country, bins: [1]}", "country is string, must be an int, a long"),
+    ("by: country", "by: [{each: ip}, {each: country}]", "sample.by: has several lists"),
+    ("by: country", "by: {each: country}", "country is string, must be an array"),
     ("drop: [ip]", "drop: [ipp]", "features.drop[0]: impression.avsc has no field ipp - did you mean ip?"),
     ("drop: [ip]", "drop: ip", "features.drop: must be a list"),
     ("drop: [ip]", "drop: [ip], keep: [price]", "features.drop: is given beside keep"),
@@ -208,12 +214,10 @@ NOT_YET = [
     ("design: stratified", "design: importance", "sample.design: not yet: this design (importance)"),
     ("rate: 0.1, rates: {IS: 1.0}", FIXED, "not yet: a stratified sample of labelled records"),
     ("seed: 7", "seed: 7, after: labels", "sample.after: not yet"),
-    ("id: impression_id\n", "id: impression_id\n  where: x > 1\n", "input.where: not yet"),
     ("id: impression_id\n", "id: impression_id\n  rekey: true\n", "input.rekey: not yet"),
     ("id: impression_id\n", "id: impression_id\n  match: last\n", "input.match: not yet"),
     ("id: impression_id\n", "id: impression_id\n  explode: items\n", "input.explode: not yet"),
     ("id: impression_id\n", "id: impression_id\n  registry: x\n", "input.registry: not yet: a schema registry"),
-    ("time: {field: ts, unit: ms}", "time: {field: ts, unit: iso8601}", "feedback.clicks.time.unit: not yet"),
     ("type: int", "type: string", "targets.clicked.type: not yet: this type (string)"),
     ("type: int", "type: boolean", "targets.clicked.type: not yet: this type (boolean)"),
     ("type: int", "type: int, early: true", "targets.clicked.early: not yet"),
@@ -399,3 +403,27 @@ def test_any_value_of_any_key_is_a_clear_error(changes: dict[str, object]) -> No
     else:
         return
     assert words.startswith("job.yaml")
+
+
+EXPRESSIONS: list[tuple[str, str, str, str]] = [
+    ("prise > 1.0", "11:11: input.where: impression.avsc has no field prise", "did you mean price?", "^"),
+    ("price > 1", "11:17: input.where: > cannot be applied to (double, int)", "write 2.0 for 2", "      ^"),
+    ("price", "11:11: input.where: gives double, must give bool", "", "^"),
+    ("country == 'IS' &&", "11:29: input.where: unexpected end", "expressions are CEL", "                  ^"),
+    ("country.foo()", "11:22: input.where: there is no function foo", "functions are those of CEL", "           ^"),
+    ("user_id + 1 > 2", "+ cannot be applied to", "convert one", "        ^"),
+    ("[1].exists(x, x > 1)", "not yet: macros", "compute it before the topic", "          ^"),
+    ("has(price) && prise", "11:25: input.where: impression.avsc has no field prise", "price?", "              ^"),
+]
+
+
+@pytest.mark.parametrize(("text", "words", "remedy", "caret"), EXPRESSIONS)
+def test_an_expression_that_is_wrong_is_shown_with_a_caret_under_the_place(
+    text: str, words: str, remedy: str, caret: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        shop("id: impression_id\n", f'id: impression_id\n  where: "{text}"\n')
+    lines = str(caught.value).splitlines()
+    assert words in lines[0]
+    assert remedy in lines[0]
+    assert lines[1:3] == [f"    {text}", f"    {caret}"]
