@@ -25,6 +25,7 @@ _ARITHMETIC: Final = frozenset({"_+_", "_-_", "_*_", "_/_", "_%_"})
 _NUMBERS: Final[frozenset[Type]] = frozenset({"int", "double"})
 _ORDERED: Final[frozenset[Type]] = frozenset({"bool", "int", "double", "string", "bytes"})
 _SEARCHES: Final = {"startsWith": texts.starts_with, "endsWith": texts.ends_with, "contains": texts.contains}
+_ANY_VALUE: Final[dict[Type, Any]] = {"bool": False, "int": 0, "double": 0.0, "string": "", "bytes": b""}
 _LOGIC: Final = frozenset({"_&&_", "_||_", "!_", "_?_:_"})
 
 
@@ -42,6 +43,8 @@ class Compiled:
 
     def evaluate(self, columns: Columns, count: int) -> Column:
         """The values for `count` records, of whose fields `columns` has those in `fields`, each of that length."""
+        if not count:
+            return constant(self.type, _ANY_VALUE.get(self.type)).of_length(0)
         with np.errstate(all="ignore"):  # what fails is noted, not warned of
             return self._step(columns).of_length(count)
 

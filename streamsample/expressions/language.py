@@ -121,7 +121,7 @@ class _Source:
         self.text = text
         self._rewrite()
         self._cel = _package()
-        self.parsed = read_tree(self._compile({}, check=False).serialize())
+        self.parsed = read_tree(self._compile({}, check=False).serialize(), self.place)
 
     def _rewrite(self) -> None:
         self.rewritten, at = "", 0
@@ -157,21 +157,21 @@ class _Source:
             path, root = _path(node)
             if path is not None:
                 if path not in _NO_FIELDS:
-                    found.setdefault(path, self.place(root.at))
+                    found.setdefault(path, root.at)
                 return
         if node.kind == "unsupported":
             what = "not yet: macros (all, exists, map, filter), maps and messages in expressions"
-            raise ExpressionError(self.text, self.place(node.at), what, "compute it before the topic")
+            raise ExpressionError(self.text, node.at, what, "compute it before the topic")
         for child in node.children:
             self._collect(child, found)
 
     def check(self, types: Mapping[str, Type], wanted: tuple[Type, ...]) -> Checked:
         compiled = self._compile({path: self._cel.Type(_DECLARED[kind]) for path, kind in types.items()})
-        tree = read_tree(compiled.serialize())
+        tree = read_tree(compiled.serialize(), self.place)
         if tree.type not in wanted and not (tree.type == "int" and "double" in wanted):
             said = "null" if tree.type == "null" else _type_name(str(compiled.return_type().name()))
             what = f"gives {said}, must give {' or '.join(wanted)}"
-            raise ExpressionError(self.text, self.place(_first(tree)), what)
+            raise ExpressionError(self.text, _first(tree), what)
         return Checked(self.text, tree, tree.type, dict(types))
 
     def _compile(self, variables: dict[str, Any], *, check: bool = True) -> Any:

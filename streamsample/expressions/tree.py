@@ -7,7 +7,7 @@ https://github.com/google/cel-spec). Only what this room needs of them is read.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -48,14 +48,17 @@ class Node:
             yield from child.walk()
 
 
-def read_tree(serialized: bytes) -> Node:
-    """The tree of what the package's `Expression.serialize()` returns, checked or only parsed."""
+def read_tree(serialized: bytes, place: Callable[[int], int] = lambda at: at) -> Node:
+    """The tree of what the package's `Expression.serialize()` returns, checked or only parsed.
+
+    place: what becomes of the places in the text.
+    """
     envelope = dict(_fields(serialized))
     checked = envelope[1].endswith(b"CheckedExpr")
     whole = _fields(envelope[2])
     root, info = (4, 5) if checked else (2, 3)
     types = {number: _type(kind) for number, kind in _entries(whole, 3)} if checked else {}
-    places = dict(_entries(_fields(dict(whole)[info]), 4))
+    places = {number: place(at) for number, at in _entries(_fields(dict(whole)[info]), 4)}
     return _node(dict(whole)[root], types, places)
 
 

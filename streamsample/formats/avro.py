@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,9 @@ Framing: TypeAlias = Literal["confluent", "none"]
 
 "confluent": a zero byte and the schema's id, 4 bytes, big-endian. "none": not at all; there is one schema.
 """
+
+if TYPE_CHECKING:
+    from streamsample.formats.avro_lists import AvroLists
 
 _ID_MAX: Final = (1 << 32) - 1
 _DIGITS_MAX: Final = 20
@@ -59,6 +62,7 @@ class AvroProjector:
         kept = [kept_names(schema, keep, drop) for schema in self._schemas]
         self._layout = Layout.of(fields, self._schemas)
         self._program = compile_program(self._schemas, self._layout, kept)
+        self._lists = {wanted: _lists(wanted, self._schemas) for wanted in fields if wanted.kind == "items"}
         self._ids = np.array([key for key in ids if key is not None], dtype=np.int64)
         self._frame_size = FRAME_SIZE if framing == "confluent" else 0
         self.schemas: tuple[WriterSchema, ...] = tuple(
@@ -90,6 +94,11 @@ class AvroProjector:
         columns: dict[Field, Column] = {}
         for wanted, slot in layout.text.items():
             source = buffer
+            if wanted.kind == "items":
+                arrays = np.where(problem == 0, sizes_of[slot], NULL).astype(np.int32)
+                room = int(np.maximum(sizes, 0).sum(dtype=np.int64))
+                columns[wanted] = self._lists[wanted].read(buffer, starts_of[slot], arrays, schema, room)
+                continue
             if wanted in layout.copied:
                 source = out[:used]
             elif wanted in layout.constant:
@@ -179,3 +188,10 @@ def _large_decimals(spans: Spans, values: Float64s, valid: Bools) -> None:
         except OverflowError:
             values[row] = np.inf if unscaled > 0 else -np.inf
         valid[row] = True
+
+
+def _lists(wanted: Field, schemas: Sequence[AvroSchema]) -> AvroLists:
+    # Imported here: its kernel is compiled only for jobs that need it.
+    from streamsample.formats.avro_lists import AvroLists
+
+    return AvroLists(wanted.path, schemas)

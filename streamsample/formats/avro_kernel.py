@@ -91,7 +91,7 @@ _POWERS: Final = np.array([10.0**power for power in range(23)])
 
 
 @inline_always
-def _varint(pos, end):  # type: ignore[no-untyped-def]
+def varint(pos, end):  # type: ignore[no-untyped-def]
     """(position after, value) of a zigzag number of up to 64 bits, or (-problem, 0)."""
     if pos >= end:
         return np.int64(-_TRUNCATED), np.int64(0)
@@ -154,14 +154,14 @@ def _is_utf8(buffer, pos, end):  # type: ignore[no-untyped-def]
 def _read(buffer, pos, end, op, operand):  # type: ignore[no-untyped-def]
     """Read one scalar: (position after or -problem, value, start, length). Bits of floats stay where they are."""
     if op <= ENUM:
-        after, value = _varint(pos, end)
+        after, value = varint(pos, end)
         if op == INT and after > 0 and (after - pos > 5 or value < -(1 << 31) or value >= 1 << 31):
             after = np.int64(-_BAD_VARINT)
         elif op == ENUM and after > 0 and (value < 0 or value >= operand):
             after = np.int64(-_BAD_ENUM)
         return after, value, pos, np.int64(0)
     if op <= BYTES:
-        start, length = _varint(pos, end)
+        start, length = varint(pos, end)
         if start < 0:
             return start, length, pos, np.int64(0)
         if length < 0 or length > end - start:
@@ -180,7 +180,7 @@ def _read(buffer, pos, end, op, operand):  # type: ignore[no-untyped-def]
 
 
 @inline_always
-def _write_digits(out, value):  # type: ignore[no-untyped-def]
+def write_digits(out, value):  # type: ignore[no-untyped-def]
     """Write an int64 as decimal digits; how many bytes that took."""
     rest = np.uint64(value)
     sign = np.int64(0)
@@ -215,7 +215,7 @@ def _store_text(op, constant, buffer, value, start, length, constants, ends, tex
             store_i32(text_size, np.int32(length))
             return used
     if op == TEXT_DIGITS:
-        length = _write_digits(out + used, value)
+        length = write_digits(out + used, value)
     else:
         copy(out + used, start, length)
     store_i64(text_start, used)
@@ -258,13 +258,13 @@ def _store_number(op, value, start, length, scale, integer, real):  # type: igno
 def _next_block(pos, end, least, budget):  # type: ignore[no-untyped-def]
     """Read block headers up to one with items: (position after or -problem, items, block's end or 0, budget)."""
     while True:
-        pos, count = _varint(pos, end)
+        pos, count = varint(pos, end)
         if pos < 0 or count == 0:
             return pos, np.int64(0), np.int64(0), budget
         block_end = np.int64(0)
         room = end - pos
         if count < 0:
-            pos, size = _varint(pos, end)
+            pos, size = varint(pos, end)
             if pos < 0:
                 return pos, np.int64(0), block_end, budget
             if size < 0 or size > end - pos:
@@ -337,7 +337,7 @@ def _walk(  # type: ignore[no-untyped-def]
                 store_i32(text_size + 4 * (cell + large), np.int32(length))
             store_u8(valid + b * rows + row, np.uint8(good))
         elif op == UNION:
-            pos, value = _varint(pos, end)
+            pos, value = varint(pos, end)
             if pos < 0:
                 return -pos, used
             if value < 0 or value >= a:

@@ -15,7 +15,7 @@ import numpy as np
 
 from streamsample.errors import ConfigurationError
 from streamsample.formats import avro_kernel as ops
-from streamsample.formats.avro_schema import RECORDS, AvroSchema, Type
+from streamsample.formats.avro_schema import RECORDS, AvroSchema, Type, item_type
 from streamsample.formats.projection import Field, Kind
 from streamsample.records import Bytes, Int32s, Int64s
 
@@ -28,6 +28,7 @@ _ADVICE: Final[dict[Kind, str]] = {
     "number": "it must be an int, long, float, double or decimal",
     "boolean": "it must be a boolean",
     "presence": "name a field of a simple type",
+    "items": "it must be an array of strings, bytes, enums, ints, longs or booleans",
 }
 _OPS: Final = {
     "boolean": (ops.BOOLEAN, 1),
@@ -62,7 +63,7 @@ def supports(definition: dict[str, Any], kind: Kind) -> bool:
         return name in _INTEGERS
     if kind == "boolean":
         return bool(name == "boolean")
-    if kind == "presence":
+    if kind in ("presence", "items"):
         return False
     if kind == "number":
         return name in _REALS or decimal_scale(definition) is not None
@@ -73,7 +74,8 @@ def check_field(wanted: Field, schema: AvroSchema) -> list[dict[str, Any]]:
     """The types that a field can have. Raises ConfigurationError if there is none, or not all can become its column."""
     leaves = schema.leaves(wanted.path)
     for leaf in leaves:
-        if not supports(leaf, wanted.kind):
+        listed = wanted.kind == "items" and leaf["type"] == "array" and item_type(schema, leaf)[0] is not None
+        if not (listed or supports(leaf, wanted.kind)):
             logical = f" ({leaf['logicalType']})" if "logicalType" in leaf else ""
             what = f"is of type {leaf['type']}{logical}, which gives no {wanted.kind}"
             raise ConfigurationError(
@@ -110,7 +112,9 @@ class Layout:
         layout = Layout()
         for wanted in dict.fromkeys(fields):
             leaves = [leaf for schema in schemas for leaf in check_field(wanted, schema)]
-            if wanted.kind == "text":
+            if wanted.kind == "items":
+                layout.text[wanted] = len(layout.text)  # the slot of where the list begins
+            elif wanted.kind == "text":
                 layout._add_text(wanted, {leaf["type"] for leaf in leaves} - {"null"})
             elif wanted.kind in ("integer", "boolean"):
                 layout.integers[wanted] = len(layout.integers)
@@ -250,6 +254,9 @@ class _Compiler:
             case "record" | "error":
                 self._record(definition, node)
             case "array":
+                for wanted in node.columns if node else ():
+                    self._emit(ops.FIXED, 0)  # reads nothing, so that what is stored is this place
+                    self._emit(ops.TEXT_SPAN, self.layout.text[wanted])
                 self._blocks(definition["items"], is_map=False)
             case "map":
                 self._blocks(definition["values"], is_map=True)

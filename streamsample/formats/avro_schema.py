@@ -18,6 +18,7 @@ Type: TypeAlias = str | list[Any] | dict[str, Any]
 
 NAMED: Final = frozenset({"record", "error", "enum", "fixed"})
 RECORDS: Final = frozenset({"record", "error"})
+_TEXTS: Final = frozenset({"string", "bytes", "int", "long", "enum", "boolean"})
 _FIXED_SIZE_MAX: Final = (1 << 31) - 1
 _LEAST_MAX: Final = (1 << 31) - 1
 
@@ -249,3 +250,17 @@ def _parse(definition: Mapping[str, Any] | str, label: str) -> dict[str, Any]:
 
 def _invalid(label: str, why: str) -> ConfigurationError:
     return ConfigurationError(f"{label}: is not a valid Avro schema: {why}", remedy="correct the schema file")
+
+
+def item_type(schema: AvroSchema, array: dict[str, Any]) -> tuple[dict[str, Any] | None, int, bool]:
+    """The one type of an array's items that is not null (None if there is no such, or none that gives a text), the
+    branch that null is (-1 for none), and whether they are a union.
+    """
+    resolved = schema.resolve(array["items"])
+    branches = [schema.resolve(branch) for branch in resolved] if isinstance(resolved, list) else [resolved]
+    kinds = [branch["type"] for branch in branches if isinstance(branch, dict)]
+    others = [branch for branch in branches if isinstance(branch, dict) and branch["type"] != "null"]
+    null = kinds.index("null") if "null" in kinds else -1
+    if len(others) != 1 or others[0]["type"] not in _TEXTS:
+        return None, null, False
+    return others[0], null, isinstance(resolved, list)

@@ -13,7 +13,16 @@ from streamsample.errors import ConfigurationError
 from streamsample.formats import json_kernel as kernels
 from streamsample.formats import json_scan as tokens
 from streamsample.formats import projection
-from streamsample.formats.projection import Column, Field, NumberColumn, Problem, Projection, TextColumn, WriterSchema
+from streamsample.formats.projection import (
+    Column,
+    Field,
+    ListColumn,
+    NumberColumn,
+    Problem,
+    Projection,
+    TextColumn,
+    WriterSchema,
+)
 from streamsample.records import NULL, Bytes, Int32s, Int64s, Spans
 
 
@@ -63,7 +72,7 @@ class JsonProjector:
         for row in np.flatnonzero(unsure & (problem == 0)).tolist():
             if _has_duplicates(values[row] or b""):
                 problem[row] = Problem.DUPLICATE_KEY
-        texts = _Texts(buffer, side[:used])
+        texts = _Texts(buffer, side[:used], len(side))
         columns = {field: self._column(field, buffer, found, texts, problem) for field in self._fields}
         ok = problem == 0
         if not ok.all():
@@ -95,6 +104,8 @@ class JsonProjector:
         leaf = self._paths.index(field.path)
         if field.kind == "text":
             return texts.column(found[:, leaf], problem)
+        if field.kind == "items":
+            return _lists(buffer, found, leaf, texts.room, problem)
         if field.kind in ("boolean", "presence"):
             return _flags(found[:, leaf, 0], problem, boolean=field.kind == "boolean")
         rows, real = len(problem), field.kind == "number"
@@ -111,10 +122,14 @@ class JsonProjector:
 
 
 class _Texts:
-    """Text columns over the buffer of the values, or, if one has escapes, over that and the resolved ones behind it."""
+    """Text columns over the buffer of the values, or, if one has escapes, over that and the resolved ones behind it.
 
-    def __init__(self, buffer: Bytes, side: Bytes) -> None:
+    room: bytes of all values.
+    """
+
+    def __init__(self, buffer: Bytes, side: Bytes, room: int) -> None:
         self._buffer, self._side = buffer, side
+        self.room = room
         self._both: Bytes | None = None
 
     def column(self, found: Int64s, problem: NDArray[np.int16]) -> TextColumn:
@@ -147,11 +162,28 @@ def _flags(token: Int64s, problem: NDArray[np.int16], *, boolean: bool) -> Numbe
     return NumberColumn((token == tokens.TRUE).astype(np.int64), there & right)
 
 
+def _lists(buffer: Bytes, found: Int64s, leaf: int, room: int, problem: NDArray[np.int16]) -> ListColumn:
+    """Lists of texts; `problem` gets WRONG_TYPE where there is something else."""
+    # Imported here: its kernel is compiled only for jobs that need it.
+    from streamsample.formats.json_lists import items
+
+    token = found[:, leaf, 0]
+    there = (token != tokens.MISSING) & (token != tokens.NULL)
+    problem[there & (token != tokens.ARRAY) & (problem == 0)] = Problem.WRONG_TYPE
+    first = np.empty(len(token) + 1, np.int64)
+    start, size, out = np.empty(room, np.int64), np.empty(room, np.int32), np.empty(room, np.uint8)
+    used = items(buffer, found.reshape(-1), found.shape[1], leaf, first, start, size, out, problem)
+    count = int(first[-1])
+    return ListColumn(first, Spans(out[:used], start[:count], size[:count]), there)
+
+
 def _without(column: Column, ok: NDArray[np.bool_]) -> Column:
     """The column, null where not ok."""
     if isinstance(column, TextColumn):
         spans = column.spans
         return TextColumn(Spans(spans.buffer, spans.start, np.where(ok, spans.size, NULL).astype(np.int32)))
+    if isinstance(column, ListColumn):
+        return ListColumn(column.first, column.items, column.valid & ok)
     values = column.values.copy()
     values[~ok] = 0
     return NumberColumn(values, column.valid & ok)

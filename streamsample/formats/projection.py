@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from streamsample.records import Bools, Float64s, Int32s, Int64s, Spans
 
-Kind: TypeAlias = Literal["text", "integer", "number", "boolean", "presence"]
+Kind: TypeAlias = Literal["text", "integer", "number", "boolean", "presence", "items"]
 
 
 class Problem(IntEnum):
@@ -81,6 +81,7 @@ class Field:
     kind: "text": bytes in canonical form (semantics A15): strings, bytes, enum symbols and fixed verbatim, integers as
     decimal UTF-8, booleans as "true" or "false"; floating point numbers are refused. "integer": int64. "number":
     float64. "boolean": 0 or 1 as int64. "presence": 0, whatever is there (JSON only).
+    "items": a list of texts.
     """
 
     path: str
@@ -114,7 +115,23 @@ class NumberColumn:
         return len(self.values)
 
 
-Column: TypeAlias = TextColumn | NumberColumn
+@dataclass(frozen=True, slots=True)
+class ListColumn:
+    """n lists of byte strings in canonical form, nulls among them left out.
+
+    first: int64[n + 1], where each list begins in `items`: those of all lists, one after the other. valid: bool[n],
+    false where the field is null or missing; its list is empty then.
+    """
+
+    first: Int64s
+    items: Spans
+    valid: Bools
+
+    def __len__(self) -> int:
+        return len(self.valid)
+
+
+Column: TypeAlias = TextColumn | NumberColumn | ListColumn
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ class SourceColumns:
     def stratum(self, setting: StratumColumn, key: str) -> str:
         """The path of a text column that is one part of a stratum's name."""
         if isinstance(setting, Each):
-            raise NotImplementedError(setting)
+            return self._need(Field(setting.field, "items")).path
         if not isinstance(setting, Bins):
             return self.column(setting, "text", key, "stratum").path
         of = self.column(setting.of, "number", key)
@@ -195,6 +195,7 @@ def _values(column: Column, type_: Any) -> Values:
     if isinstance(column, TextColumn):
         null = column.spans.size < 0
         return Values(type_, column.spans, null if null.any() else None)
+    assert isinstance(column, NumberColumn)
     values = column.values > 0 if type_ in ("bool", "any") else column.values
     return Values(type_, values, None if column.valid.all() else ~column.valid)
 

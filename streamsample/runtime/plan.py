@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamsample.config import Feedback, Input, Job, Rule, Sample, Target, Time
-from streamsample.formats.projection import Field, Kind, Projection, Projector
+from streamsample.config.columns import Each
+from streamsample.formats.projection import Field, Kind, ListColumn, Projection, Projector
 from streamsample.formats.training import SamplingSpec, TargetSpec, TrainingColumns, TrainingSpec
 from streamsample.labels import JoinSettings, Limits, TargetRule, bits_of
-from streamsample.records import Bools, Int64s, Spans
+from streamsample.records import Bools, Float64s, Int64s, Spans
 from streamsample.runtime.computed import SourceColumns
 from streamsample.runtime.source import Source
 from streamsample.runtime.times import TimeField
 from streamsample.sampling import RateDesign, SimpleRate, Split, StratifiedRate
+from streamsample.sampling.multilabel import pairs_of, strongest
 from streamsample.sampling.ranks import Law
 from streamsample.sampling.stratified import stratum_of
 from streamsample.sampling.window_columns import WindowSettings
@@ -73,10 +75,15 @@ class FeedbackPlan:
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """What is sampled. unit None: by the id. by: the fields of the strata, empty without strata."""
+    """What is sampled. unit None: by the id. by: the columns of the strata, empty without strata.
+
+    each: which of them is a list, whose every item is a stratum, and then rate_of: the rate of each of n strata.
+    """
 
     unit: str | None
     by: tuple[str, ...]
+    each: int | None = None
+    rate_of: Callable[[Spans], Float64s] | None = None
 
     def unit_of(self, projection: Projection, rows: Int64s, ids: Spans) -> Spans:
         """The sampling units of m rows; null where the field is null."""
@@ -84,7 +91,19 @@ class Units:
 
     def stratum_of(self, projection: Projection, rows: Int64s) -> Spans | None:
         """The strata of m rows; null where a field is null. None without strata."""
+        if self.each is not None:
+            return self._strongest(projection, rows, self.each)
         return stratum_of([projection.text(path).take(rows) for path in self.by]) if self.by else None
+
+    def _strongest(self, projection: Projection, rows: Int64s, each: int) -> Spans:
+        """Of the strata of each record the one with the largest rate."""
+        column = projection.columns[Field(self.by[each], "items")]
+        assert isinstance(column, ListColumn)
+        assert self.rate_of is not None
+        record, item = pairs_of(column.first, column.items, column.valid)
+        names = [item if at == each else projection.text(path).take(record) for at, path in enumerate(self.by)]
+        stratum = stratum_of(names)
+        return stratum.take(strongest(record, self.rate_of(stratum), stratum)[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,16 +230,18 @@ def _draw(job: Job, columns: SourceColumns) -> Draw | None:
     sample = job.sample
     if sample is None or sample.rate is None:
         return None
-    units = _units(sample, columns)
     if sample.design == "simple":
-        return Draw(SimpleRate(sample.rate, sample.seed), units)
+        return Draw(SimpleRate(sample.rate, sample.seed), _units(sample, columns))
     names = {stratum_name(values): rate for values, rate in sample.rates_by_stratum.items()}
-    return Draw(StratifiedRate(sample.rate, names, sample.seed), units)
+    design = StratifiedRate(sample.rate, names, sample.seed)
+    return Draw(design, _units(sample, columns, design.rate_of))
 
 
-def _units(sample: Sample, columns: SourceColumns) -> Units:
-    by = tuple(columns.stratum(each, "sample.by") for each in sample.by or ())
-    return Units(columns.text(sample.unit, "sample.unit"), by)
+def _units(sample: Sample, columns: SourceColumns, rate_of: Callable[[Spans], Float64s] | None = None) -> Units:
+    settings = sample.by or ()
+    by = tuple(columns.stratum(setting, "sample.by") for setting in settings)
+    each = next((number for number, setting in enumerate(settings) if isinstance(setting, Each)), None)
+    return Units(columns.text(sample.unit, "sample.unit"), by, each, rate_of)
 
 
 def _law(sample: Sample) -> Law:

@@ -13,7 +13,7 @@ import numpy as np
 from numba import types
 
 from streamsample.kernels import I32, I32_OUT, I64, U8, U8_OUT, kernel
-from streamsample.records import Spans
+from streamsample.records import Float64s, Spans
 from streamsample.sampling.design import Selection, unit_hash
 from streamsample.sampling.strata import DeclaredStrata
 
@@ -41,6 +41,10 @@ class StratifiedRate:
         # The rate of code -1, any other stratum, stands last, where numpy's index -1 finds it.
         self._rate_of = np.array([*rates.values(), rate], dtype=np.float64)
         self._strata = DeclaredStrata(self.declared)
+
+    def rate_of(self, stratum: Spans) -> Float64s:
+        """The rate of each of n strata, float64[n]."""
+        return self._rate_of[self._strata.codes(stratum)]
 
     def decide(self, unit: Spans, stratum: Spans | None) -> Selection:
         """See `RateDesign.decide`; `stratum` is needed."""

@@ -206,3 +206,45 @@ def test_feedbacks_that_share_a_topic_without_a_condition_are_refused() -> None:
     other = {**TWO_IN_ONE["feedback.buys"], "time": {"field": "at", "unit": "s"}}
     with pytest.raises(ConfigurationError, match="differs from that of clicks"):
         OneTask({**TWO_IN_ONE, "feedback.buys": other})
+
+
+def test_b10_a_record_in_several_strata_is_drawn_once_with_the_largest_of_their_rates() -> None:
+    rates = {"rare": 1.0, "some": 0.5, "none": 0.0}
+    design = {"design": "stratified", "rate": 0.1, "by": {"each": "genres"}, "rates": rates, "seed": 4}
+    genres = [["some"], ["none", "rare"], ["other", "some"], ["none"], [], ["other", "another"]]
+    events = shown(3_000, genres=lambda n: genres[n % 6])
+    task = OneTask({**ONLY_SAMPLING, "sample": design}).play(events)
+    assert task.dead == []
+    kept: dict[int, list[dict[str, Any]]] = {number: [] for number in range(6)}
+    for record in task.records:
+        kept[int(record["features"]["id"][1:]) % 6].append(record["sampling"])
+    assert [len(each) for each in (kept[1], kept[3])] == [500, 0]
+    assert 200 < len(kept[0]) < 300
+    assert 20 < len(kept[4]) < 90
+    said = {number: {(each["stratum"], each["probability"]) for each in some} for number, some in kept.items()}
+    assert said[1] == {("rare", 1.0)}
+    assert said[0] == said[2] == {("some", 0.5)}
+    assert said[4] == {("", 0.1)}
+    assert len(said[5]) == 1
+    # All strata share u: what is kept among the others is kept at 0.5 too.
+    by_one = OneTask({**ONLY_SAMPLING, "sample": {**design, "by": "genre"}})
+    by_one.play(shown(3_000, genre=lambda n: "some"))
+    assert set(ids(task)) - {f"p{n}" for n in range(1, 3_000, 6)} < set(ids(by_one))
+
+
+def test_b10_lists_beside_fields_and_without_a_list() -> None:
+    by = ["country", {"each": "genres"}]
+    rates = {"IS": {"a": 1.0, "b": 0.0}, "DK": {"a": 0.0, "b": 1.0}}
+    task = OneTask({**ONLY_SAMPLING, "sample": {"design": "stratified", "rate": 1e-9, "by": by, "rates": rates}})
+    lists = [["a", "b"], ["b"], None, "a", [1.5], ["b", 7, True, None, "\u00e9\n"]]
+    task.play(shown(12, genres=lambda n: lists[n % 6], country=lambda n: ["IS", "DK"][n // 6]))
+    assert [(record["features"]["id"], record["sampling"]["stratum"]) for record in task.records] == [
+        ("p0", "IS/a"), ("p6", "DK/b"), ("p7", "DK/b"), ("p11", "DK/b"),
+    ]  # fmt: skip
+    assert sorted(task.reasons) == ["missing_stratum_or_unit"] * 2 + ["wrong_type"] * 4
+
+
+def test_b10_several_strata_per_record_in_a_windowed_sample_are_refused_by_name() -> None:
+    design = {"design": "reservoir", "k": 2, "window": "1h", "scope": "partition", "by": {"each": "genres"}}
+    with pytest.raises(ConfigurationError, match="not yet: several strata per record"):
+        OneTask({**ONLY_SAMPLING, "sample": design})
