@@ -148,11 +148,12 @@ def _source_fields(source: Source, path: KeyPath, checks: _SourceChecks) -> Iter
 
 
 def _input_fields(job: Job, schemas: list[AvroFields], checks: _SourceChecks) -> Iterator[Problem]:
-    if job.sample is not None:
-        yield from checks.strata(job.sample.by or (), ("sample", "by"))
-        yield from checks.columns(job.sample.unit, ("sample", "unit"), "identity")
-        yield from checks.columns(job.sample.weight, ("sample", "weight"), "double")
-        yield from checks.columns(job.sample.of, ("sample", "of"), "double")
+    for name, sample in job.samples_by_name.items():
+        path: KeyPath = ("sample",) if name is None else ("samples", name)
+        yield from checks.strata(sample.by or (), (*path, "by"))
+        yield from checks.columns(sample.unit, (*path, "unit"), "identity")
+        yield from checks.columns(sample.weight, (*path, "weight"), "double")
+        yield from checks.columns(sample.of, (*path, "of"), "double")
     if job.split is not None:
         yield from checks.columns(job.split.by, ("split", "by"), "identity")
     if job.features is not None:

@@ -15,6 +15,7 @@ from streamsample.config.columns import described
 if TYPE_CHECKING:
     from streamsample.config.job import Job
     from streamsample.config.models import Source
+    from streamsample.config.sample import Sample
 
 FORMAT = 1
 """Changes when records or state mean something else although the job file is the same."""
@@ -29,21 +30,13 @@ def digest(described: Any) -> str:
 
 def content(job: Job) -> dict[str, Any]:
     """What decides a record's content: not addresses, output, resources, limits, or where the reading starts."""
-    sample, split, features = job.sample, job.split, job.features
+    split, features = job.split, job.features
     return {
         "format": FORMAT,
         "job": job.name,
         "input": {**_source(job.input), **_encoding(job.input), "idle_timeout": job.input.idle_timeout_ms},
-        "sample": sample
-        and {
-            "design": sample.design,
-            "rate": sample.rate,
-            "by": described(sample.by),
-            "rates": sorted(sample.rates_by_stratum.items()),
-            "unit": described(sample.unit or job.input.id),
-            "seed": sample.seed,
-            **_windows(job),
-        },
+        "sample": job.sample and _sample(job, job.sample),
+        **({"samples": {name: _sample(job, sample) for name, sample in job.samples.items()}} if job.samples else {}),
         "feedback": {
             name: {
                 **_source(feedback),
@@ -102,14 +95,26 @@ def shape(job: Job) -> dict[str, Any]:
             for name, target in job.targets.items()
         ],
         # The candidates of an open window are those of this design, and no other's.
-        **({"windows": content(job)["sample"]} if _windows(job) else {}),
+        **({"windows": content(job)["sample"]} if job.sample is not None and job.sample.windowed else {}),
+        **({"samples": content(job)["samples"]} if job.samples else {}),
     }
 
 
-def _windows(job: Job) -> dict[str, Any]:
+def _sample(job: Job, sample: Sample) -> dict[str, Any]:
+    return {
+        "design": sample.design,
+        "rate": sample.rate,
+        "by": described(sample.by),
+        "rates": sorted(sample.rates_by_stratum.items()),
+        "unit": described(sample.unit or job.input.id),
+        "seed": sample.seed,
+        **_windows(job, sample),
+    }
+
+
+def _windows(job: Job, sample: Sample) -> dict[str, Any]:
     """What decides a sample of fixed size; nothing in other designs."""
-    sample = job.sample
-    if sample is None or not sample.windowed:
+    if not sample.windowed:
         return {}
     allocation = sample.form.takes("allocation") and [
         sample.allocation,

@@ -48,6 +48,10 @@ class Job(Section):
     )
     input: Input = Field(description="the topic of predictions")
     sample: Sample | None = Field(None, description="which predictions are kept; default: all")
+    samples: Mapping[Name, Sample] = Field(
+        {},
+        description="several samples of the same predictions, by name, in place of `sample`; for jobs without targets",
+    )
     feedback: Mapping[Name, Feedback] = Field({}, description="the topics of what became known afterwards, by name")
     targets: Mapping[Name, Target] = Field(
         {}, description="the labels, by name, at most 32; without any the job only samples"
@@ -86,8 +90,13 @@ class Job(Section):
     @property
     def largest_window_ms(self) -> int:
         """The longest window, of feedback or of a sample; 0 without any."""
-        sampled = self.sample.closes_after_ms if self.sample is not None else 0
+        sampled = max((sample.closes_after_ms for sample in self.samples_by_name.values()), default=0)
         return max((target.window_ms for target in self.targets.values()), default=sampled)
+
+    @property
+    def samples_by_name(self) -> dict[str | None, Sample]:
+        """All samples, by their names; the only one of a job has none."""
+        return {None: self.sample} if self.sample is not None else dict(self.samples.items())
 
     @property
     def max_ahead_ms(self) -> int:
@@ -117,7 +126,7 @@ class Job(Section):
     @property
     def exchanges_windows(self) -> bool:
         """Whether a window's sample is one of all partitions, so that tasks tell each other what they held."""
-        return self.sample is not None and self.sample.form.takes("scope") and self.sample.scope == "global"
+        return any(sample.exchanged for sample in self.samples_by_name.values())
 
     @property
     def windows_topic(self) -> str:
@@ -191,10 +200,15 @@ def name_problems(job: Job) -> Iterator[Problem]:
 
 def sample_problems(job: Job) -> Iterator[Problem]:
     """What a design can be combined with."""
+    apart = "leave the targets out and sample the training records in a job of their own"
     if job.sample is not None and job.sample.windowed and job.targets:
         what = f"not yet: a {job.sample.design} sample of labelled records"
-        remedy = "give a rate, or leave the targets out and sample the training records in a job of their own"
-        yield Problem(("sample", "design"), what, remedy, not_yet=True)
+        yield Problem(("sample", "design"), what, f"give a rate, or {apart}", not_yet=True)
+    if job.samples and job.targets:
+        what = "not yet: several samples of labelled records"
+        yield Problem(("samples",), what, f"give one under sample, or {apart}", at_key=True, not_yet=True)
+    if job.samples and job.sample is not None:
+        yield Problem(("samples",), "is given beside sample", "put that under samples too", at_key=True)
 
 
 def topic_problems(job: Job) -> Iterator[Problem]:
@@ -279,9 +293,9 @@ def time_problems(job: Job) -> Iterator[Problem]:
 
 NEEDS = {
     name_problems: ("feedback", "targets"),
-    sample_problems: ("sample", "targets"),
+    sample_problems: ("sample", "samples", "targets"),
     topic_problems: ("job", "input", "feedback", "output", "dead_letters", "changelog"),
     schema_id_problems: ("input", "output"),
     time_problems: ("max_future", "commit_interval"),
-    field_problems: ("input", "feedback", "targets", "sample", "split", "features"),
+    field_problems: ("input", "feedback", "targets", "sample", "samples", "split", "features"),
 }

@@ -70,12 +70,12 @@ def section_of(annotation: Any) -> tuple[type[Section] | None, str]:
 
 
 def walk(section: type[Section] = Job, above: str = "") -> Iterator[Key]:
-    """Every key below `section`, in the order of the models."""
+    """Every key below `section`, in the order of the models; those of `samples` are those of `sample`."""
     for name, field in section.model_fields.items():
         inner, between = section_of(field.annotation)
         path = f"{above}{yaml_key(name, field)}"
         yield Key(path, field, inner, section)
-        if inner is not None:
+        if inner is not None and path != "samples":
             step = {"": ".", "<name>": ".<name>.", "[]": "[]."}[between]
             yield from walk(inner, path + step)
 

@@ -155,6 +155,8 @@ def _refused(value: Any, path: KeyPath) -> Iterator[Found]:
 def _pattern(path: KeyPath) -> str:
     """The path with names that the user chooses, and indices, as `*`."""
     steps = ["*" if isinstance(step, int) else step for step in path]
-    if len(steps) > 1 and steps[0] in ("feedback", "targets"):
+    if len(steps) > 1 and steps[0] in ("feedback", "targets", "samples"):
         steps[1] = "*"
+    if steps[:2] == ["samples", "*"]:  # each is a sample
+        steps[:2] = ["sample"]
     return ".".join(steps)

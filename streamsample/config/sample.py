@@ -90,6 +90,11 @@ class Sample(Section):
         return self.form.windowed
 
     @property
+    def exchanged(self) -> bool:
+        """Whether a window's sample is one of all partitions, so that tasks tell each other what they held."""
+        return self.form.takes("scope") and self.scope == "global"
+
+    @property
     def closes_after_ms(self) -> int:
         """The length of its windows of event time; 0 without."""
         return self.window_ms or self.every_ms or 0

@@ -28,19 +28,25 @@ NEVER = -(2**62)
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
-    """Of a message: the sender's job (`Job.state_shape`), number, and what its rows' schema numbers mean."""
+    """Of a message: the sender's job (`Job.state_shape`) and number, of which sample it is, and what its rows' schema
+    numbers mean.
+    """
 
     shape: str
     task: int
+    sample: int
     watermark_without_idle: int
     schemas: list[SchemaName]
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a task says: what it held of windows, and how far its watermark has come, with idle advances and without."""
+    """What a task says: what it held of windows of a sample, and how far its watermark has come, with idle advances and
+    without.
+    """
 
     task: int
+    sample: int
     watermark: int
     watermark_without_idle: int
     part: WindowPart
@@ -64,7 +70,7 @@ class Mail:
 
     def messages(self, told: Told, to: int) -> Iterator[Message]:
         """`told` in messages that the topic takes."""
-        head = framed(_Head(self.shape, told.task, told.watermark_without_idle, list(self.schemas)))
+        head = framed(_Head(self.shape, told.task, told.sample, told.watermark_without_idle, list(self.schemas)))
         pieces = told.part.pieces(max(self.bytes_max // 2 - len(head), 1))
         for number, piece in enumerate(pieces, 1):
             watermark = told.watermark if number == len(pieces) else NEVER
@@ -90,4 +96,4 @@ class Mail:
                 )
             schema = renumbered(delta.part.rows.schema, head.schemas, self.schemas, topic)
             part = replace(delta.part, rows=replace(delta.part.rows, schema=schema))
-            yield Told(head.task, delta.watermark, head.watermark_without_idle, part)
+            yield Told(head.task, head.sample, delta.watermark, head.watermark_without_idle, part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -117,7 +117,7 @@ class Draw:
 @dataclass(frozen=True, slots=True)
 class WindowDraw:
     """A design of fixed size per window. weight: the field that is the weight, None without; of: the field whose sums
-    decide how large strata are, None without.
+    decide how large strata are, None without. exchanged: it is of all partitions, not of each.
     """
 
     name: str
@@ -126,11 +126,26 @@ class WindowDraw:
     units: Units
     weight: str | None
     of: str | None
+    exchanged: bool
 
     @property
     def numbers(self) -> list[str]:
         """The fields that are read as numbers."""
         return [path for path in (self.weight, self.of) if path is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplePlan:
+    """One sample of a job. name: None where it is the only one; key: where it stands in the job file. draw and windows:
+    at most one of them; neither: everything is kept. spec, encoder: of its training records.
+    """
+
+    name: str | None
+    key: str
+    draw: Draw | None
+    windows: WindowDraw | None
+    spec: TrainingSpec
+    encoder: Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,23 +165,40 @@ class SplitPlan:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that a worker needs of a job, made once and shared by its tasks. join None: the job only samples;
-    draw and windows: at most one of them.
+    samples: one at least, and with a join just one, without windows.
     """
 
     job: Job
     input: Source
     feedback: tuple[FeedbackPlan, ...]
     join: JoinSettings | None
-    draw: Draw | None
-    windows: WindowDraw | None
+    samples: tuple[SamplePlan, ...]
     split: SplitPlan | None
-    spec: TrainingSpec
-    encoder: Encoder
+
+    @property
+    def draw(self) -> Draw | None:
+        """The design by rate of a job that joins."""
+        return self.samples[0].draw
+
+    @property
+    def spec(self) -> TrainingSpec:
+        """Of the training records of the first sample; others differ in what they say of the sampling."""
+        return self.samples[0].spec
+
+    @property
+    def encoder(self) -> Encoder:
+        """Of the training records of the first sample: all have the same schemas."""
+        return self.samples[0].encoder
+
+    @property
+    def windowed(self) -> bool:
+        """Whether there are samples of windows."""
+        return any(sample.windows is not None for sample in self.samples)
 
     @property
     def closes(self) -> bool:
         """Whether there are windows, of feedback or of a sample, that the watermark closes."""
-        return self.join is not None or self.windows is not None
+        return self.join is not None or self.windowed
 
     @property
     def sources(self) -> Mapping[str, tuple[Source, ...]]:
@@ -194,12 +226,15 @@ class Plan:
 
 def plan_of(job: Job) -> Plan:
     """Build the plan of a job. Raises ConfigurationError where the job file does not fit the schemas."""
-    feedback_names = tuple(job.feedback)
-    columns = SourceColumns(job.input)
-    draw, windows, split = _draw(job, columns), _windows(job, columns), _split(job, columns)
+    feedback_names, columns = tuple(job.feedback), SourceColumns(job.input)
+    designs = []
+    for name, sample in job.samples_by_name.items():
+        key = "sample" if name is None else f"samples.{name}"
+        designs.append((name, key, sample, _draw(sample, columns, key), _windows(job, sample, columns, key)))
+    split = _split(job, columns)
     input_source = _source(job, "input", job.input, columns.text(job.input.id, "input.id"), columns)
     feedback = tuple(_feedback(job, name, item) for name, item in job.feedback.items())
-    spec = TrainingSpec(
+    plain = TrainingSpec(
         job=job.name,
         version=job.version,
         prediction_topic=job.input.topic,
@@ -207,41 +242,41 @@ def plan_of(job: Job) -> Plan:
         feedback=feedback_names,
         feedback_topics=tuple(item.source.topic for item in feedback),
         splits=split.split.names if split else (),
-        sampling=_sampling(job.sample) if job.sample else None,
     )
+    samples = []
+    for name, key, sample, draw, windows in designs:
+        spec = replace(plain, sampling=SamplingSpec(sample.design, sample.seed, sample.form.estimator, name))
+        samples.append(SamplePlan(name, key, draw, windows, spec, _encoder(job, input_source, spec)))
+    if not samples:
+        samples.append(SamplePlan(None, "sample", None, None, plain, _encoder(job, input_source, plain)))
     return Plan(
         job=job,
         input=input_source,
         feedback=feedback,
         join=_join(job, feedback_names) if job.targets else None,
-        draw=draw,
-        windows=windows,
+        samples=tuple(samples),
         split=split,
-        spec=spec,
-        encoder=_encoder(job, input_source, spec),
     )
 
 
-def _sampling(sample: Sample) -> SamplingSpec:
-    return SamplingSpec(sample.design, sample.seed, sample.form.estimator)
-
-
-def _draw(job: Job, columns: SourceColumns) -> Draw | None:
-    sample = job.sample
-    if sample is None or sample.rate is None:
+def _draw(sample: Sample, columns: SourceColumns, key: str) -> Draw | None:
+    if sample.windowed:
         return None
+    assert sample.rate is not None
     if sample.design == "simple":
-        return Draw(SimpleRate(sample.rate, sample.seed), _units(sample, columns))
+        return Draw(SimpleRate(sample.rate, sample.seed), _units(sample, columns, key))
     names = {stratum_name(values): rate for values, rate in sample.rates_by_stratum.items()}
     design = StratifiedRate(sample.rate, names, sample.seed)
-    return Draw(design, _units(sample, columns, design.rate_of))
+    return Draw(design, _units(sample, columns, key, design.rate_of))
 
 
-def _units(sample: Sample, columns: SourceColumns, rate_of: Callable[[Spans], Float64s] | None = None) -> Units:
+def _units(
+    sample: Sample, columns: SourceColumns, key: str, rate_of: Callable[[Spans], Float64s] | None = None
+) -> Units:
     settings = sample.by or ()
-    by = tuple(columns.stratum(setting, "sample.by") for setting in settings)
+    by = tuple(columns.stratum(setting, f"{key}.by") for setting in settings)
     each = next((number for number, setting in enumerate(settings) if isinstance(setting, Each)), None)
-    return Units(columns.text(sample.unit, "sample.unit"), by, each, rate_of)
+    return Units(columns.text(sample.unit, f"{key}.unit"), by, each, rate_of)
 
 
 def _law(sample: Sample) -> Law:
@@ -252,9 +287,8 @@ def _law(sample: Sample) -> Law:
     return sample.method if sample.design == "weighted" else "uniform"
 
 
-def _windows(job: Job, columns: SourceColumns) -> WindowDraw | None:
-    sample = job.sample
-    if sample is None or not sample.windowed:
+def _windows(job: Job, sample: Sample, columns: SourceColumns, key: str) -> WindowDraw | None:
+    if not sample.windowed:
         return None
     assert sample.k is not None
     settings = WindowSettings(
@@ -273,10 +307,11 @@ def _windows(job: Job, columns: SourceColumns) -> WindowDraw | None:
         k_max=sample.k_max,
     )
     weight, of = (
-        None if setting is None else columns.column(setting, "number", f"sample.{key}").path
-        for key, setting in (("weight", sample.weight), ("of", sample.of))
+        None if setting is None else columns.column(setting, "number", f"{key}.{name}").path
+        for name, setting in (("weight", sample.weight), ("of", sample.of))
     )
-    return WindowDraw(sample.design, sample.seed, settings, _units(sample, columns), weight, of)
+    units = _units(sample, columns, key)
+    return WindowDraw(sample.design, sample.seed, settings, units, weight, of, sample.exchanged)
 
 
 def stratum_name(values: tuple[str, ...]) -> str:

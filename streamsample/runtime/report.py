@@ -15,8 +15,9 @@ from streamsample.labels.watermark import MIN
 from streamsample.records import Int64s, RecordBatch, TopicPartition
 from streamsample.runtime.metrics import Metrics
 from streamsample.runtime.plan import Plan
+from streamsample.runtime.samples import SEPARATOR
 from streamsample.runtime.source import Rejected
-from streamsample.runtime.task import SEPARATOR, Task
+from streamsample.runtime.task import Task
 from streamsample.runtime.training import Encoded
 
 Totals: TypeAlias = Counter[tuple[str, ...]]
@@ -187,8 +188,12 @@ class Report:
             metrics.filtered.labels(*labels).inc(count)
         elif kind == "tombstones":
             metrics.tombstones.labels(*labels).inc(count)
-        elif kind == "sampled" and self._plan.spec.sampling is not None:
-            metrics.sampled.labels(self._plan.spec.sampling.design, *labels).inc(count)
+        elif kind == "sampled":
+            name, *rest = labels
+            for sample in self._plan.samples:
+                if (sample.name or "") == name and sample.spec.sampling is not None:
+                    design = sample.spec.sampling.design
+                    metrics.sampled.labels(f"{name}: {design}" if name else design, *rest).inc(count)
 
 
 def totals_of(task: Task) -> Totals:

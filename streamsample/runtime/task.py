@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamsample.errors import StateError
 from streamsample.hashing import hash64
@@ -19,9 +18,10 @@ from streamsample.labels import LATE, LIMIT, LabelJoin, Settled, Watermark, delt
 from streamsample.labels.watermark import MIN
 from streamsample.records import Int64s, RecordBatch, Spans, TopicPartition
 from streamsample.runtime.co_partitioning import Placement, check_matches, check_placement
-from streamsample.runtime.exchange import Mail, Message
-from streamsample.runtime.plan import FeedbackPlan, Plan, Units, WindowDraw
+from streamsample.runtime.exchange import Message
+from streamsample.runtime.plan import FeedbackPlan, Plan
 from streamsample.runtime.rows import pack
+from streamsample.runtime.samples import SEPARATOR, Samples, TaskSettings
 from streamsample.runtime.source import Events, Rejected, read_once
 from streamsample.runtime.state import (
     ChunkBody,
@@ -34,20 +34,14 @@ from streamsample.runtime.state import (
     needed_until,
     schema_name,
 )
-from streamsample.runtime.training import ENVELOPE_BYTES_MAX, TARGET_BYTES_MAX, Encoded, Sampled, TrainingRecords
-from streamsample.runtime.windowing import offered, unusable_numbers
+from streamsample.runtime.training import Encoded, TrainingRecords
 from streamsample.sampling.design import unit_hash
-from streamsample.sampling.window_columns import Details, Drawn
 
 if TYPE_CHECKING:
-    from streamsample.runtime.window_step import WindowStep
+    from streamsample.runtime.window_step import WindowSteps
 
-_ESCAPED = 6
-"""Bytes that one of a stratum's may become in JSON."""
 _STEPS_PER_WINDOW = 64
 _ROWS_AT_ONCE = 50_000
-SEPARATOR = "\x1f"
-"""Between the parts of a name in `Task.counts`: a stratum may hold any other character."""
 FIRST_EVENT = 2**62
 """In `Task.covered_from`: covered from the first event on that will be read; until then, nothing is."""
 _ID_SEED = 0
@@ -64,17 +58,6 @@ class Output:
     rejected: list[Rejected] = field(default_factory=list)
     delays: list[tuple[str, Int64s]] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSettings:
-    """What a task must know of the cluster. output_bytes_max: the output topic's max.message.bytes; exchange_bytes_max:
-    the internal topic's.
-    """
-
-    partitions: int
-    output_bytes_max: int
-    exchange_bytes_max: int
 
 
 class Task:
@@ -97,23 +80,19 @@ class Task:
         timeouts |= {item.topic: item.idle_timeout_ms for item in plan.job.feedback.values()}
         self.watermark = Watermark([TopicPartition(topic, partition) for topic in plan.topics], timeouts)
         self._settings = settings
-        self._records = TrainingRecords(plan)
         self._schemas = [schema_name(schema) for schema in plan.input.projector.schemas]
-        self.windows = None if plan.windows is None else self._windowed(plan.windows)
+        self._samples = Samples(plan, self, settings, self._schemas)
+        self._records = TrainingRecords(plan, plan.samples[0])
         self._output = Output()
         self._placement = {topic: Placement(topic, partition, settings.partitions) for topic in plan.topics}
         self._changed = False
         self._idle = False
         self.behind = False
 
-    def _windowed(self, draw: WindowDraw) -> WindowStep:
-        # Imported here: its kernels are compiled only for jobs that need them.
-        from streamsample.runtime.window_step import WindowStep
-
-        mail = None
-        if self.plan.exchange is not None:
-            mail = Mail(self.plan.job.state_shape, self._schemas, self._settings.exchange_bytes_max)
-        return WindowStep(draw, self.partition, self._settings.partitions, mail)
+    @property
+    def windows(self) -> WindowSteps | None:
+        """What is held of the open windows of samples; None without any."""
+        return self._samples.windows
 
     @property
     def acted_watermark(self) -> int:
@@ -166,113 +145,27 @@ class Task:
             if before.any():
                 self.counts["before_start"] += int(before.sum())
                 events = events.take(np.flatnonzero(~before))
-        if self.windows is not None:
-            self._on_windowed(self.windows, events)
-            return
-        drawn = self._draw(events)
-        if drawn is None:
-            return
-        events, stratum, probability = drawn
-        fits = self._fitting(events, stratum)
-        if len(fits) < len(events.rows):
-            events, probability = events.take(fits), probability[fits]
-            stratum = None if stratum is None else stratum.take(fits)
-        batch, rows = events.batch, events.rows
-        split = self._split_of(events)
-        schema = events.projection.schema[rows]
-        features = self.plan.input.projector.splice(batch.values, events.projection, rows)
-        offsets = batch.offsets[rows]
         if self.join is None:
-            named = Spans.nulls(len(rows)) if stratum is None else stratum
-            sampled = Sampled(events.times, offsets, events.ids, features, schema, split, named, probability)
-            self._emit(self._records.of_sampled(sampled, self.partition))
+            self._samples.on_events(events)
             return
-        payload = features if self.plan.draw is None else pack(features, stratum, probability)
+        kept = self._samples.kept(self.plan.samples[0], events)
+        if kept is None:
+            return
+        events, rows = kept.events, kept.events.rows
+        payload = self.plan.input.projector.splice(events.batch.values, events.projection, rows)
+        if self.plan.draw is not None:
+            payload = pack(payload, kept.stratum, kept.probability)
+        split, schema, offsets = (
+            self._samples.split_of(events),
+            events.projection.schema[rows],
+            events.batch.offsets[rows],
+        )
         hashes = hash64(events.ids, _ID_SEED)
         codes = self.join.on_predictions(offsets, events.times, events.ids, hashes, payload, schema, split)
-        self._refuse(
+        self.refuse(
             events, np.flatnonzero(codes == LATE), "late", "the window had closed before the prediction was read (A6)"
         )
-        self._refuse(events, np.flatnonzero(codes == LIMIT), "limit", "limits.open_rows_max rows are open")
-
-    def _draw(self, events: Events) -> tuple[Events, Spans | None, np.ndarray[tuple[int], np.dtype[np.float64]]] | None:
-        """The events that the design keeps, with their strata and π; None if there are none."""
-        draw = self.plan.draw
-        if draw is None:
-            return (events, None, np.ones(len(events.rows))) if len(events.rows) else None
-        events, unit, stratum = self._with_units(draw.units, events)
-        chosen = draw.design.decide(unit, stratum)
-        kept = np.flatnonzero(chosen.keep)
-        self._count_draw(draw.design.declared, chosen.declared, chosen.keep)
-        if not len(kept):
-            return None
-        return events.take(kept), None if stratum is None else stratum.take(kept), chosen.probability[kept]
-
-    def _with_units(self, units: Units, events: Events) -> tuple[Events, Spans, Spans | None]:
-        """The events whose sampling unit and stratum are known, with both."""
-        unit = units.unit_of(events.projection, events.rows, events.ids)
-        stratum = units.stratum_of(events.projection, events.rows)
-        known = unit.size >= 0 if stratum is None else (unit.size >= 0) & (stratum.size >= 0)
-        if not known.all():
-            words = "the sampling unit or a field of the strata is null (sample.unit, sample.by)"
-            self._refuse(events, np.flatnonzero(~known), "missing_stratum_or_unit", words, stage="sample")
-            kept = np.flatnonzero(known)
-            events, unit = events.take(kept), unit.take(kept)
-            stratum = None if stratum is None else stratum.take(kept)
-        return events, unit, stratum
-
-    def _on_windowed(self, windows: WindowStep, events: Events) -> None:
-        """Show events to the sample of their window; few of them are candidates, and only their bytes are kept."""
-        draw = self.plan.windows
-        assert draw is not None
-        wrong = unusable_numbers(draw, events)
-        if wrong is not None and len(wrong.rows):
-            self._refuse(events, wrong.rows, wrong.reason, wrong.words, stage="sample")
-            events = events.take(np.setdiff1d(np.arange(len(events.rows)), wrong.rows))
-        events, unit, stratum = self._with_units(draw.units, events)
-        fits = self._fitting(events, stratum)
-        if len(fits) < len(events.rows):
-            events, unit = events.take(fits), unit.take(fits)
-            stratum = None if stratum is None else stratum.take(fits)
-
-        def details(at: Int64s) -> Details:
-            some = events.take(at)
-            payload = self.plan.input.projector.splice(some.batch.values, some.projection, some.rows)
-            return Details(some.projection.schema[some.rows], self._split_of(some), payload)
-
-        late = windows.on_records(offered(draw, self.partition, events, unit, stratum), details)
-        self.counts[SEPARATOR.join(("prediction", "late"))] += int(np.count_nonzero(late))
-        self._refuse(events, np.flatnonzero(late), "late", "its window had closed before it was read", stage="sample")
-
-    def _count_draw(self, declared: tuple[str, ...], code: np.ndarray, keep: np.ndarray) -> None:
-        # Code -1, any stratum without a rate of its own, is counted in the last place.
-        size = len(declared) + 1
-        both = np.where(code < 0, size - 1, code)
-        total = np.bincount(both, minlength=size)
-        kept = np.bincount(both[keep], minlength=size)
-        for name, all_, some in zip((*declared, "other"), total.tolist(), kept.tolist(), strict=True):
-            self.counts[SEPARATOR.join(("sampled", name, "kept"))] += some
-            self.counts[SEPARATOR.join(("sampled", name, "dropped"))] += all_ - some
-
-    def _split_of(self, events: Events) -> NDArray[np.int8]:
-        if self.plan.split is None:
-            return np.full(len(events.rows), -1, np.int8)
-        return self.plan.split.parts_of(events.projection, events.rows, events.ids)
-
-    def _fitting(self, events: Events, stratum: Spans | None) -> Int64s:
-        """Training records are larger than their predictions; what could not be written is refused while its bytes are
-        here. The others, int64[k].
-        """
-        room = self._settings.output_bytes_max - ENVELOPE_BYTES_MAX - TARGET_BYTES_MAX * len(self.plan.spec.targets)
-        needed = events.batch.values.size[events.rows].astype(np.int64) + 2 * events.ids.size
-        if stratum is not None:
-            needed += _ESCAPED * stratum.size
-        too_large = needed > room
-        if too_large.any():
-            most = self._settings.output_bytes_max
-            words = f"the training record would exceed the output topic's max.message.bytes ({most})"
-            self._refuse(events, np.flatnonzero(too_large), "too_large", words, stage="output")
-        return np.flatnonzero(~too_large)
+        self.refuse(events, np.flatnonzero(codes == LIMIT), "limit", "limits.open_rows_max rows are open")
 
     def _on_feedback(self, number: int, item: FeedbackPlan, events: Events) -> None:
         assert self.join is not None
@@ -281,7 +174,7 @@ class Task:
             own = events.projection.text(item.own_id).take(events.rows)
             missing = np.flatnonzero(own.size < 0)
             if len(missing):
-                self._refuse(
+                self.refuse(
                     events, missing, "missing_id", f"the field {item.own_id!r} is null, and it is {item.source.role}.id"
                 )
                 kept = np.flatnonzero(own.size >= 0)
@@ -290,7 +183,7 @@ class Task:
             bad = column.unusable(events.projection, events.rows)
             if bad is not None and bad.any():
                 words = f"the field {column.path!r}, which is a label, is not a number or infinite"
-                self._refuse(events, np.flatnonzero(bad), "bad_value", words)
+                self.refuse(events, np.flatnonzero(bad), "bad_value", words)
                 kept = np.flatnonzero(~bad)
                 events, own = events.take(kept), None if own is None else own.take(kept)
         if not len(events.rows):
@@ -328,7 +221,8 @@ class Task:
             return None
         return unit_hash(ids, draw.design.seed) >= draw.design.largest_rate
 
-    def _refuse(self, events: Events, at: Int64s, reason: str, words: str, *, stage: str = "label") -> None:
+    def refuse(self, events: Events, at: Int64s, reason: str, words: str, *, stage: str = "label") -> None:
+        """Dead-letter the events at some places."""
         if len(at):
             self._output.rejected.append(Rejected(events.batch, events.rows[at], stage, reason, words))
 
@@ -343,7 +237,10 @@ class Task:
         goal = self.watermark.advance(elapsed_ms)
         self._note_idleness()
         if self.windows is not None:
-            return self._advance_windows(self.windows, goal)
+            done, changed = self._samples.advance(goal, self.watermark.value_without_idle)
+            self._changed |= changed
+            self.behind = not done
+            return done
         if goal == MIN:
             return True
         if self.join is None or self.plan.join is None:
@@ -365,30 +262,6 @@ class Task:
         self.behind = self.join.watermark < goal
         return not self.behind
 
-    def _advance_windows(self, windows: WindowStep, goal: int) -> bool:
-        closed, done = windows.advance(goal, self.watermark.value_without_idle)
-        for each in closed:
-            self._changed = True
-            self._count_windows(each.drawn)
-            self._emit(self._records.of_drawn(each.drawn, each.idle))
-        if windows.messages:
-            self._changed = True
-            self._output.messages += windows.messages
-            windows.messages = []
-        self.behind = not done
-        return done
-
-    def _count_windows(self, drawn: Drawn) -> None:
-        """Which records of closed windows were kept, by declared stratum; all others are `other`."""
-        assert self.windows is not None
-        declared, whole = self.windows.settings.strata, self.windows.settings.cumulative
-        for number, name in enumerate((*declared, "other")):
-            mine = drawn.places == number if number < len(declared) else drawn.places >= number
-            kept = int(drawn.kept[mine].sum())
-            for what, count in (("kept", kept), ("dropped", int(drawn.seen[mine].sum()) - kept)):
-                key = SEPARATOR.join(("sampled", name, what))
-                self.counts[key] = count if whole else self.counts[key] + count
-
     def _note_idleness(self) -> None:
         idle = self.watermark.closed_by_idle
         if idle and not self._idle:
@@ -401,7 +274,7 @@ class Task:
         for spec, labels in zip(self.plan.spec.targets, settled.targets, strict=True):
             self._output.delays.append((spec.name, labels.delay_ms[labels.explicit]))
         idle = settled.settled_at >= self.watermark.value_without_idle
-        self._emit(self._records.of_settled(settled, self.partition, idle))
+        self.emit(self._records.of_settled(settled, self.partition, idle))
 
     def check_matches(self) -> None:
         """Raises TopicError when nearly no feedback finds its prediction (A16)."""
@@ -414,9 +287,14 @@ class Task:
             topic = self.plan.feedback[rule.feedback].source.topic
             check_matches(self.plan.input.topic, topic, self._settings.partitions, resolved, counts["matched"], rate)
 
-    def _emit(self, encoded: Encoded) -> None:
+    def emit(self, encoded: Encoded) -> None:
+        """Write training records."""
         if len(encoded.keys):
             self._output.records.append(encoded)
+
+    def send(self, messages: list[Message]) -> None:
+        """Tell other tasks."""
+        self._output.messages += messages
 
     def take_output(self) -> Output:
         """What is to be written, handed over once."""
@@ -482,7 +360,8 @@ class Task:
         self._idle = self.watermark.closed_by_idle
         self.covered_from |= last.covered_from
         self.start_ms = last.start_ms
-        self.counts = Counter(last.counts)
+        self.counts.clear()
+        self.counts.update(last.counts)
         for chunk, logged in zip(chunks, self._restore_step(bodies, changelog), strict=True):
             self.log.add(chunk.sequence, chunk.offset, chunk.size_bytes, logged)
 

@@ -10,7 +10,7 @@ from streamsample.formats.training import CLOSED_BY, STATES, SamplingColumns, Ta
 from streamsample.hashing import hash64_of_integers
 from streamsample.labels import Settled
 from streamsample.records import Bools, Bytes, Float64s, Int64s, Spans
-from streamsample.runtime.plan import Plan
+from streamsample.runtime.plan import Plan, SamplePlan
 from streamsample.runtime.rows import RecordIds, unpack
 from streamsample.sampling.window_columns import Drawn
 
@@ -46,24 +46,26 @@ class Sampled:
 
 
 class TrainingRecords:
-    """Makes the training records of one job."""
+    """Makes the training records of one sample of a job."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, sample: SamplePlan) -> None:
         self._plan = plan
-        self._ids = RecordIds(plan.job.name)
+        self._sample = sample
+        # No job's name has a slash.
+        self._ids = RecordIds(plan.job.name if sample.name is None else f"{plan.job.name}/{sample.name}")
 
     def of_settled(self, settled: Settled, partition: int, idle: Bools) -> Encoded:
         """The final records of rows whose windows closed. idle: bool[m], where only a silent topic's time-out closed
         them.
         """
         features, stratum, probability = (
-            (settled.payload, None, None) if self._plan.draw is None else unpack(settled.payload)
+            (settled.payload, None, None) if self._sample.draw is None else unpack(settled.payload)
         )
         count = len(settled)
         targets: list[TargetColumn] = []
         assert self._plan.join is not None
         for rule, labels in zip(self._plan.join.targets, settled.targets, strict=True):
-            is_float = self._plan.spec.targets[len(targets)].type == "double"
+            is_float = self._sample.spec.targets[len(targets)].type == "double"
             targets.append(
                 TargetColumn(
                     value=labels.bits.view(np.float64) if is_float else labels.bits,
@@ -98,11 +100,11 @@ class TrainingRecords:
             feedback_offset=used.offset,
             feedback_index=used.index.astype(np.int32),
         )
-        return Encoded(settled.settled_at, settled.ids, self._plan.encoder.encode(columns))
+        return Encoded(settled.settled_at, settled.ids, self._sample.encoder.encode(columns))
 
     def of_sampled(self, sampled: Sampled, partition: int) -> Encoded:
         """The records of a job without targets: final as soon as they are drawn."""
-        sampling = None if self._plan.draw is None else by_rate(sampled.probability, sampled.stratum)
+        sampling = None if self._sample.draw is None else by_rate(sampled.probability, sampled.stratum)
         closed_by = np.full(len(sampled.ts), _EVENT, np.int8)
         partitions = np.full(len(sampled.ts), partition)
         record_id = self._ids.of(sampled.ids, sampled.ts)
@@ -126,7 +128,7 @@ class TrainingRecords:
         )
         closed_by = np.where(idle, _IDLE, _EVENT).astype(np.int8)
         named_by = rows.ts
-        if self._plan.windows is not None and self._plan.windows.settings.cumulative:
+        if self._sample.windows is not None and self._sample.windows.settings.cumulative:
             # A record of each snapshot that it is in: the snapshot's time makes it another.
             named_by = rows.ts ^ hash64_of_integers(drawn.until, 0).view(np.int64)
         record_id = self._ids.of(rows.ids, named_by)
@@ -164,7 +166,7 @@ class TrainingRecords:
             feedback_offset=np.empty(0, np.int64),
             feedback_index=np.empty(0, np.int32),
         )
-        return self._plan.encoder.encode(columns)
+        return self._sample.encoder.encode(columns)
 
 
 def by_rate(probability: Float64s, stratum: Spans) -> SamplingColumns:

@@ -1,9 +1,9 @@
-"""The step of a windowed sample: what a task holds of its own partition, and as a window's owner of all."""
+"""The step of windowed samples: what a task holds of its own partition, and as a window's owner of all."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,12 +12,13 @@ from streamsample.errors import StateError
 from streamsample.records import Bools, Int64s, RecordBatch, TopicPartition
 from streamsample.runtime.exchange import NEVER, Mail, Message, Told
 from streamsample.runtime.plan import WindowDraw
-from streamsample.runtime.state import RESET, ChunkBody, Logged, SchemaName, renumbered
+from streamsample.runtime.state import RESET, ChunkBody, Logged, SchemaName, renumbered, replace_step
 from streamsample.sampling.window_columns import Details, Drawn, Offered, WindowPart, WindowSettings
 from streamsample.sampling.window_delta import WindowDelta, decode_window_delta, encode_window_delta
 from streamsample.sampling.window_samples import samples_of
 from streamsample.sampling.windows import WindowedSample
 
+_SIZE = struct.Struct("<Q")
 _SIZES = struct.Struct("<II")
 _ROWS_AT_ONCE = 50_000
 
@@ -31,15 +32,18 @@ class Closed:
 
 
 class WindowStep:
-    """The windowed sample of one task.
+    """One windowed sample of one task.
 
     With the scope `partition`, what the task holds of a window when its watermark passes it is the sample. With the
     scope `global` it goes to the window's owner (see `exchange`), who closes the window when all tasks have passed it;
     `mail` is given then. Of everything since the start there is one owner, task 0.
     """
 
-    def __init__(self, draw: WindowDraw, partition: int, partitions: int, mail: Mail | None) -> None:
+    def __init__(
+        self, draw: WindowDraw, partition: int, partitions: int, mail: Mail | None = None, number: int = 0
+    ) -> None:
         self.settings: WindowSettings = draw.settings
+        self._number = number
         self.messages: list[Message] = []
         """What is to be sent; whoever sends it takes it away."""
         self._partition = partition
@@ -78,18 +82,16 @@ class WindowStep:
         """See `WindowedSample.on_records`."""
         return self._own.on_records(shown, details)
 
-    def on_messages(self, batch: RecordBatch) -> None:
-        """Take what other tasks (and this one) say. Raises StateError if it cannot be read."""
-        assert self._mail is not None
+    def on_told(self, told: Told, where: TopicPartition) -> None:
+        """Take what another task (or this one) says. where: it was read. Raises StateError if there is no such task."""
         assert self._united is not None
-        for told in self._mail.read(batch):
-            if not 0 <= told.task < len(self._passed):
-                raise StateError(
-                    f"{batch.topic}/{batch.partition}: a message of task {told.task}, there are {len(self._passed)}",
-                    remedy=f"partitions were added to the input: {RESET}",
-                )
-            self._united.on_part(told.part)
-            self._passed[told.task] = np.maximum(self._passed[told.task], (told.watermark, told.watermark_without_idle))
+        if not 0 <= told.task < len(self._passed):
+            raise StateError(
+                f"{where}: a message of task {told.task}, there are {len(self._passed)}",
+                remedy=f"partitions were added to the input: {RESET}",
+            )
+        self._united.on_part(told.part)
+        self._passed[told.task] = np.maximum(self._passed[told.task], (told.watermark, told.watermark_without_idle))
 
     def advance(self, goal: int, without_idle: int) -> tuple[list[Closed], bool]:
         """Let the watermark come to `goal`, and those of the windows owned as far as the messages allow: the samples of
@@ -146,7 +148,7 @@ class WindowStep:
         passed = range(max(before, self._own.first_open - tasks), self._own.first_open)
         owner = part.groups.window % tasks
         for to in sorted({window % tasks for window in passed}):
-            told = Told(self._partition, self._own.watermark, without_idle, part.of_groups(owner == to))
+            told = Told(self._partition, self._number, self._own.watermark, without_idle, part.of_groups(owner == to))
             self.messages += self._mail.messages(told, to)
 
     def _deltas(self, body: ChunkBody, schemas: list[SchemaName], changelog: TopicPartition) -> list[WindowDelta]:
@@ -160,6 +162,100 @@ class WindowStep:
             self._passed = np.frombuffer(body.step[begin : begin + passed], np.int64).reshape(-1, 2).copy()
             parts.append(body.step[begin + passed :])
         return [_renumbered(decode_window_delta(part), body, schemas, changelog) for part in parts]
+
+
+class WindowSteps:
+    """All windowed samples of one task, by their numbers. mail: for those of all partitions."""
+
+    def __init__(self, draws: Mapping[int, WindowDraw], partition: int, partitions: int, mail: Mail) -> None:
+        self._mail = mail
+        self.steps = {
+            number: WindowStep(draw, partition, partitions, mail if draw.exchanged else None, number)
+            for number, draw in draws.items()
+        }
+
+    @property
+    def watermark(self) -> int:
+        """Up to which all is done: what an older chunk of the changelog holds is not needed any more."""
+        return min(step.watermark for step in self.steps.values())
+
+    @property
+    def held(self) -> int:
+        """Candidates of all open windows."""
+        return sum(step.held for step in self.steps.values())
+
+    @property
+    def open_windows(self) -> int:
+        """Windows that have records and are not closed, of all samples."""
+        return sum(step.open_windows for step in self.steps.values())
+
+    @property
+    def elements(self) -> int:
+        """What a delta of everything would hold."""
+        return sum(step.elements for step in self.steps.values())
+
+    def bytes_used(self) -> int:
+        """Bytes of memory that the state takes."""
+        return sum(step.bytes_used() for step in self.steps.values())
+
+    def on_messages(self, batch: RecordBatch) -> None:
+        """Take what other tasks (and this one) say. Raises StateError if it cannot be read."""
+        for told in self._mail.read(batch):
+            self.steps[told.sample].on_told(told, batch.source)
+
+    def advance(self, goal: int, without_idle: int) -> tuple[list[tuple[int, Closed]], bool]:
+        """As `WindowStep.advance`, each sample with its number."""
+        closed, done = list[tuple[int, Closed]](), True
+        for number, step in self.steps.items():
+            some, all_done = step.advance(goal, without_idle)
+            closed += [(number, each) for each in some]
+            done &= all_done
+        return closed, done
+
+    def take_messages(self) -> list[Message]:
+        """What is to be sent, handed over once."""
+        found = list[Message]()
+        for step in self.steps.values():
+            found += step.messages
+            step.messages = []
+        return found
+
+    def rewrite(self) -> None:
+        """Put everything that is held into the next delta again, so that older ones can go."""
+        for step in self.steps.values():
+            step.rewrite()
+
+    def snapshot(self) -> tuple[list[bytes | memoryview], Logged]:
+        """What changed since the last call, in its binary form, and what it holds.
+
+        Of each sample its size (uint64, little-endian), and what `WindowStep.snapshot` says.
+        """
+        out, logged = list[bytes | memoryview](), list[Logged]()
+        for step in self.steps.values():
+            pieces, holds = step.snapshot()
+            out += [_SIZE.pack(sum(map(len, pieces))), *pieces]
+            logged.append(holds)
+        return out, _together(logged)
+
+    def restore(self, bodies: list[ChunkBody], schemas: list[SchemaName], changelog: TopicPartition) -> list[Logged]:
+        """Take up all samples' state; what each chunk holds of it. Raises StateError if it is damaged."""
+        begins, found = [0] * len(bodies), list[list[Logged]]()
+        for step in self.steps.values():
+            parts = []
+            for number, body in enumerate(bodies):
+                try:
+                    begin = begins[number] + _SIZE.size
+                    end = begin + _SIZE.unpack_from(body.step, begins[number])[0]
+                except struct.error as error:
+                    raise StateError(f"{changelog}: a chunk is cut short: {error}", remedy=RESET) from error
+                parts.append(replace_step(body, body.step[begin:end]))
+                begins[number] = end
+            found.append(step.restore(parts, schemas, changelog))
+        return [_together(each) for each in zip(*found, strict=True)]
+
+
+def _together(logged: Sequence[Logged]) -> Logged:
+    return Logged(max(each.needed_until for each in logged), sum(each.elements for each in logged))
 
 
 def _renumbered(delta: WindowDelta, body: ChunkBody, schemas: list[SchemaName], where: TopicPartition) -> WindowDelta:

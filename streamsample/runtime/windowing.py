@@ -23,16 +23,18 @@ class Unusable:
     words: str
 
 
-def unusable_numbers(draw: WindowDraw, events: Events) -> Unusable | None:
-    """What a design cannot take because of a number in it (B11). None: it reads no numbers."""
+def unusable_numbers(key: str, draw: WindowDraw, events: Events) -> Unusable | None:
+    """What a design cannot take because of a number in it (B11). None: it reads no numbers. key: of the sample in the
+    job file.
+    """
     if draw.weight is not None:
         wrong = ~_known(events, draw.weight) | unusable(_numbers(events, draw.weight))
-        words = f"the field {draw.weight!r}, which is the weight, is null, negative, or not finite (sample.weight)"
+        words = f"the field {draw.weight!r}, which is the weight, is null, negative, or not finite ({key}.weight)"
         return Unusable(np.flatnonzero(wrong), "bad_weight", words)
     if draw.of is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(_numbers(events, draw.of) ** 2)
-        words = f"the field {draw.of!r}, which sizes the strata, is null, or it or its square is not finite (sample.of)"
+        words = f"the field {draw.of!r}, which sizes the strata, is null, or it or its square is not finite ({key}.of)"
         return Unusable(np.flatnonzero(~(_known(events, draw.of) & finite)), "bad_value", words)
     return None
 

@@ -22,9 +22,10 @@ from streamsample.runtime.plan import Plan
 from streamsample.runtime.preflight import Cluster
 from streamsample.runtime.report import Report
 from streamsample.runtime.restore import FirstStart, Restoration, begin
+from streamsample.runtime.samples import TaskSettings
 from streamsample.runtime.sink import Sink
 from streamsample.runtime.source import Source
-from streamsample.runtime.task import Task, TaskSettings
+from streamsample.runtime.task import Task
 
 log = logging.getLogger(__name__)
 

@@ -135,6 +135,27 @@ def test_b3_b4_one_task_owns_the_sample_of_everything_since_the_start() -> None:
         assert said == snapshots(events, design)
 
 
+def test_b7_several_samples_of_all_partitions_share_one_exchange() -> None:
+    events, samples = shown(400), {"all": GLOBAL, "heavy": {**WEIGHTED, "scope": "global"}, "mine": RESERVOIR}
+    tasks = Tasks(GLOBAL, 2)
+    changes = {"feedback": None, "targets": None, "samples": samples}
+    tasks.tasks = [OneTask(changes, partitions=2, number=number) for number in range(2)]
+    for at in range(0, 400, 100):
+        for number in range(2):
+            tasks.play(number, events[at : at + 100][number::2], restarted=True)
+        tasks.deliver_all(3)
+    for number in range(2):
+        tasks.play(number, the_end(number))
+    tasks.deliver_all()
+    records = [record for task in tasks.tasks for record in task.records]
+    assert len({record["record_id"] for record in records}) == len(records)
+    for name, sample in samples.items():
+        halves = [events] if name != "mine" else [events[0::2], events[1::2]]
+        wanted = {key: {**one, "sample": name} for half in halves for key, one in drawn(half, sample).items()}
+        mine = {one["features"]["id"]: one["sampling"] for one in records if one["sampling"]["sample"] == name}
+        assert mine == wanted
+
+
 def test_a_window_waits_for_every_partition_also_for_one_without_records() -> None:
     tasks = Tasks(GLOBAL, 3)
     events = shown(300)

@@ -173,6 +173,37 @@ def test_b7_b8_samples_of_each_so_many_records(design: dict[str, Any]) -> None:
         assert all(max(members) == timestamp for timestamp, members in times.items())
 
 
+def test_b9_samples_side_by_side_are_what_each_would_be_alone() -> None:
+    """In one pass, by rate and of windows, with records and dead letters of their own; restarts change nothing."""
+    simple = {"design": "simple", "rate": 0.1, "seed": 3}
+    samples = {"all": RESERVOIR, "heavy": WEIGHTED, "some": simple, "so_far": SINCE, "counted": COUNTED}
+    events = shown(600)
+    events[7] = Event("shown", events[7].at, "p7", {**events[7].more, "amount": -1})
+    changes = {"feedback": None, "targets": None, "samples": samples}
+    task = OneTask(changes)
+    for begin in range(0, 600, 150):
+        task.play(events[begin : begin + 150]).restarted()
+    task.play(with_country(END))
+    assert len({record["record_id"] for record in task.records}) == len(task.records)
+    for name, sample in samples.items():
+        alone = OneTask(only(sample)).play(events).play(with_country(END))
+        mine = [each for each in task.written if each.tree["sampling"]["sample"] == name]
+        wanted = [each.tree for each in alone.written]
+        for tree in wanted:
+            tree["sampling"]["sample"] = name
+        found = [each.tree for each in mine]
+        for tree in (*wanted, *found):
+            del tree["record_id"], tree["lineage"]["version"]
+        key = lambda tree: (tree["sampling"]["until"] or 0, tree["features"]["id"])  # noqa: E731
+        assert sorted(found, key=key) == sorted(wanted, key=key)
+        assert [each.timestamp for each in mine] == [each.timestamp for each in alone.written]
+        counts = {tuple(where.split("\x1f")): count for where, count in task.task.counts.items() if name in where}
+        expected = {tuple(where.split("\x1f")): count for where, count in alone.task.counts.items()}
+        assert counts == {("sampled", name, *key[2:]): n for key, n in expected.items() if key[0] == "sampled"}
+    assert [(letter.why("class"), letter.why("offset")) for letter in task.dead] == [("bad_weight", "7")]
+    assert "samples.heavy.weight" in task.dead[0].why("message")
+
+
 def test_b9_a_unit_is_kept_with_all_its_records() -> None:
     by_user = {**RESERVOIR, "unit": "user"}
     events = shown(900)
@@ -283,7 +314,7 @@ def test_a_task_counts_what_it_kept_by_declared_stratum() -> None:
     events = shown(300)
     task = OneTask(only({**RESERVOIR, "strata": ["IS"]})).play(events).play(with_country(END))
     kept = drawn(events, RESERVOIR)
-    counts = {tuple(name.split("\x1f"))[1:]: count for name, count in task.task.counts.items() if "sampled" in name}
+    counts = {tuple(name.split("\x1f"))[2:]: count for name, count in task.task.counts.items() if "sampled" in name}
     assert counts["IS", "kept"] == sum(one["stratum"] == "IS" for one in kept.values())
     assert counts["IS", "kept"] + counts["IS", "dropped"] == 100
     assert counts["other", "kept"] + counts["other", "dropped"] == 200

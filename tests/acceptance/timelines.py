@@ -30,7 +30,8 @@ from streamsample.records import RecordBatch, Spans, TopicPartition
 from streamsample.runtime.dead_letters import letters_of
 from streamsample.runtime.exchange import Message
 from streamsample.runtime.plan import plan_of
-from streamsample.runtime.task import Task, TaskSettings
+from streamsample.runtime.samples import TaskSettings
+from streamsample.runtime.task import Task
 from streamsample.runtime.training import Encoded
 from tests.kafka.batches import headers_of
 

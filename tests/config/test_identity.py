@@ -143,6 +143,7 @@ WINDOWS: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
         BOTH,
     ),
     "sample.scope": ({"sample.scope": "global"}, BOTH),
+    "samples": ({"sample": DELETE, "samples": {"some": SAMPLED["sample"]}}, BOTH),
     "limits.strata_max": ({"limits.strata_max": 5}, BOTH),
     "limits.windows_max": ({"limits.windows_max": 5}, NEITHER),
 }

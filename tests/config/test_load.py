@@ -161,6 +161,12 @@ CASES: list[tuple[str, str, str]] = [
         f"convenience, {FIXED}",
         "sample.seed: has no",
     ),
+    (
+        "grace: 5s",
+        "samples: {x: {design: simple, rate: 0.1}}",
+        "samples: is given beside sample - put that under samples",
+    ),
+    ("sample: {design", "samples: {x: {design: simple}}\n# {design", "samples.x: a simple sample needs rate"),
     ("label: 1}", "label: 1.5}", "rules[0].label: must be a whole number, found 1.5 - or type: double"),
     ("label: 1}", "label: true}", "must be a number, found true - write 1 for true"),
     ("label: 1}", "label: 1, field: x}", "rules[0].field: is given beside label"),
@@ -211,6 +217,12 @@ def test_problems_between_sections_are_named_beside_those_within() -> None:
 
 
 NOT_YET = [
+    (
+        "sample: {design",
+        "samples: {x: {design: simple, rate: 0.1}}\n# {",
+        "not yet: several samples of labelled records",
+    ),
+    ("sample: {design", "samples: {x: {design: snowball}}\n# {", "samples.x.design: not yet: this design (snowball)"),
     ("design: stratified", "design: importance", "sample.design: not yet: this design (importance)"),
     ("rate: 0.1, rates: {IS: 1.0}", FIXED, "not yet: a stratified sample of labelled records"),
     ("seed: 7", "seed: 7, after: labels", "sample.after: not yet"),
