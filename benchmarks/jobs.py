@@ -150,7 +150,7 @@ input:
   schema_file: impression.avsc
   id: impression_id
   time: {{field: served_at, unit: ms}}
-sample: {{{sample}}}
+{sample}
 output: {{topic: {name}.out}}
 metrics: {{port: 0}}
 state: {{directory: {name}}}
@@ -158,7 +158,7 @@ state: {{directory: {name}}}
 
 
 def sampling_job(folder: Path, name: str, servers: str, topic: str, sample: str) -> Path:
-    """The file of a job that samples impressions. sample: what stands in its section `sample`."""
+    """The file of a job that samples impressions. sample: its section `sample` or `samples`."""
     path = folder / f"{name}.yaml"
     path.write_text(_SAMPLING_JOB.format(name=name, servers=servers, topic=topic, sample=sample))
     return path

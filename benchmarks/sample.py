@@ -14,7 +14,7 @@ from benchmarks.settings import Settings, in_turn, round_of
 
 LOOP = "loop over kafka-python and fastavro"
 _TOPIC = "bench.sample"
-_DESIGN = "design: stratified, by: country, rate: 0.01, rates: {IS: 0.05}, seed: 7"
+_DESIGN = "sample: {design: stratified, by: country, rate: 0.01, rates: {IS: 0.05}, seed: 7}"
 
 
 def measure(settings: Settings) -> list[Figure]:

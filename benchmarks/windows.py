@@ -1,4 +1,4 @@
-"""A whole job that draws reservoirs per window and stratum, exactly once, beside a loop with heaps."""
+"""Whole jobs that draw reservoirs per window and stratum, exactly once, beside a loop with heaps."""
 
 from __future__ import annotations
 
@@ -22,8 +22,17 @@ PUBLISHED = {
 }
 K, WINDOW_MS, SPAN_MS = 1_000, 200_000, 600_000
 _TOPIC = "bench.windows"
-_DESIGNS = {"reservoirs": "design: reservoir", "weighted reservoirs": "design: weighted, weight: price"}
-_WINDOWS = "k: 1000, window: 200s, by: device, strata: [phone, tablet, desktop, tv], seed: 7"
+_WINDOWS = f"k: {K}, window: 200s, seed: 7"
+_STRATA = "by: device, strata: [phone, tablet, desktop, tv]"
+_BOTH = (
+    f"{{devices: {{design: reservoir, {_STRATA}, {_WINDOWS}}}, dear: {{design: weighted, weight: price, {_WINDOWS}}}}}"
+)
+_SAMPLES = {
+    "reservoirs": (f"sample: {{design: reservoir, {_STRATA}, {_WINDOWS}}}", 4),
+    "weighted reservoirs": (f"sample: {{design: weighted, weight: price, {_STRATA}, {_WINDOWS}}}", 4),
+    "reservoirs and a weighted one in one pass": (f"samples: {_BOTH}", 5),
+}
+"""What the job files say, and how many reservoirs a window has."""
 
 
 def measure(settings: Settings) -> list[Figure]:
@@ -37,10 +46,10 @@ def measure(settings: Settings) -> list[Figure]:
         codec="lz4",
         span_ms=SPAN_MS,
     )
-    names = [f"bench-windows-{number}" for number in range(len(_DESIGNS) * settings.rounds)]
+    names = [f"bench-windows-{number}" for number in range(len(_SAMPLES) * settings.rounds)]
     call("data:make_outputs", servers=settings.servers, topics=["bench-windows-loop.out", *(f"{n}.out" for n in names)])
     call("data:write_schemas", folder=str(settings.folder))
-    works = {design: [_run(settings, names.pop(), design) for _ in range(settings.rounds)] for design in _DESIGNS}
+    works = {design: [_run(settings, names.pop(), design) for _ in range(settings.rounds)] for design in _SAMPLES}
     count = min(settings.records, settings.slow_records)
     [loop] = in_turn(
         max(1, settings.rounds // 2),
@@ -67,14 +76,14 @@ def measure(settings: Settings) -> list[Figure]:
 
 
 def _run(settings: Settings, name: str, design: str) -> Work:
-    sample = f"{_DESIGNS[design]}, {_WINDOWS}"
+    sample, reservoirs = _SAMPLES[design]
     work = run_to_the_end(sampling_job(settings.folder, name, settings.servers, _TOPIC, sample))
     settings.say(
         f"windows: {design}: read {work.ended.read:,}, wrote {work.ended.wrote:,} in {work.working_seconds:.2f} s "
         f"({work.whole_seconds:.2f} s with its start)"
     )
     # Two of the three windows have closed, the last one's candidates are open.
-    closed = 2 * 4 * 4 * K
+    closed = 2 * reservoirs * K
     if settings.records >= 1_000_000 and (work.ended.read, work.ended.wrote) != (settings.records, closed):
         raise Failed(f"the job is wrong, however fast: {work.ended}, expected {closed} records")
     return work

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamsample.hashing import hash64
 from streamsample.records import Float64s, Int64s, Spans
 from streamsample.runtime.exchange import Mail, Message
 from streamsample.runtime.plan import Plan, SamplePlan, Units, WindowDraw
@@ -55,6 +56,10 @@ class Owner(Protocol):
         """Tell other tasks."""
 
 
+Hashed: TypeAlias = dict[tuple[str | None, int], tuple[Events, NDArray[np.uint64]]]
+"""The keyed hashes of the units of some events, by unit and seed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """Events that a sample keeps, or may keep. probability: π, float64[n]."""
@@ -84,11 +89,12 @@ class Samples:
 
     def on_events(self, events: Events) -> None:
         """Show events to all samples of a job without targets."""
+        hashed: Hashed = {}
         for number, sample in enumerate(self._plan.samples):
             if sample.windows is None:
                 self._emit_kept(number, self.kept(sample, events))
             else:
-                self._show(number, sample, sample.windows, events)
+                self._show(number, sample, sample.windows, events, hashed)
 
     def kept(self, sample: SamplePlan, events: Events) -> Kept | None:
         """What a design by rate keeps, of what can be written; None of nothing."""
@@ -136,8 +142,11 @@ class Samples:
             stratum = None if stratum is None else stratum.take(kept)
         return events, unit, stratum
 
-    def _show(self, number: int, sample: SamplePlan, draw: WindowDraw, events: Events) -> None:
-        """Show events to the sample of their window; few of them are candidates, and only their bytes are kept."""
+    def _show(self, number: int, sample: SamplePlan, draw: WindowDraw, events: Events, hashed: Hashed) -> None:
+        """Show events to the sample of their window; few of them are candidates, and only their bytes are kept.
+
+        hashed: what other samples have hashed, so that those that share units do it once.
+        """
         assert self.windows is not None
         wrong = unusable_numbers(sample.key, draw, events)
         if wrong is not None and len(wrong.rows):
@@ -154,7 +163,11 @@ class Samples:
             payload = self._plan.input.projector.splice(some.batch.values, some.projection, some.rows)
             return Details(some.projection.schema[some.rows], self.split_of(some), payload)
 
-        shown = offered(draw, self._owner.partition, events, unit, stratum)
+        of, hashes = hashed.get((draw.units.unit, draw.seed), (None, None))
+        if of is not events or hashes is None:
+            hashes = hash64(unit, draw.seed)
+            hashed[draw.units.unit, draw.seed] = events, hashes
+        shown = offered(draw, self._owner.partition, events, hashes, stratum)
         late = self.windows.steps[number].on_records(shown, details)
         self._owner.counts[SEPARATOR.join(("prediction", "late"))] += int(np.count_nonzero(late))
         words = "its window had closed before it was read"
@@ -182,9 +195,11 @@ class Samples:
         here. The others, int64[k].
         """
         room = self._settings.output_bytes_max - ENVELOPE_BYTES_MAX - TARGET_BYTES_MAX * len(self._plan.spec.targets)
-        needed = events.batch.values.size[events.rows].astype(np.int64) + 2 * events.ids.size
-        if stratum is not None:
-            needed += _ESCAPED * stratum.size
+        sizes = [(1, events.batch.values.size[events.rows]), (2, events.ids.size)]
+        sizes += [] if stratum is None else [(_ESCAPED, stratum.size)]
+        if sum(times * int(size.max(initial=0)) for times, size in sizes) <= room:
+            return np.arange(len(events.rows))
+        needed = sum((times * size.astype(np.int64) for times, size in sizes), np.zeros(len(events.rows), np.int64))
         too_large = needed > room
         if too_large.any():
             most = self._settings.output_bytes_max

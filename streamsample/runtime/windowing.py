@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from streamsample.hashing import hash64
 from streamsample.records import Bools, Float64s, Int64s, Spans
 from streamsample.runtime.plan import WindowDraw
 from streamsample.runtime.source import Events
@@ -39,12 +39,14 @@ def unusable_numbers(key: str, draw: WindowDraw, events: Events) -> Unusable | N
     return None
 
 
-def offered(draw: WindowDraw, partition: int, events: Events, unit: Spans, stratum: Spans | None) -> Offered:
-    """The events with their units' hashes and their weights. unit, stratum: m spans, no nulls."""
+def offered(
+    draw: WindowDraw, partition: int, events: Events, unit: NDArray[np.uint64], stratum: Spans | None
+) -> Offered:
+    """The events with their weights. unit: the keyed hashes of their units, uint64[m]; stratum: m spans, no nulls."""
     weight = np.ones(len(events.rows)) if draw.weight is None else _numbers(events, draw.weight)
     values = () if draw.of is None else (of := _numbers(events, draw.of), of * of)
-    offsets, hashes = events.batch.offsets[events.rows], hash64(unit, draw.seed)
-    return Offered(partition, offsets, events.times, hashes, weight, stratum, events.ids, values)
+    offsets = events.batch.offsets[events.rows]
+    return Offered(partition, offsets, events.times, unit, weight, stratum, events.ids, values)
 
 
 def _numbers(events: Events, path: str) -> Float64s:

@@ -69,6 +69,19 @@ class Offered:
     ids: Spans
     values: tuple[Float64s, ...] = ()
 
+    def take(self, rows: Int64s) -> Offered:
+        """The records at `rows`."""
+        return Offered(
+            source=self.source,
+            offset=self.offset[rows],
+            ts=self.ts[rows],
+            unit=self.unit[rows],
+            weight=self.weight[rows],
+            stratum=None if self.stratum is None else self.stratum.take(rows),
+            ids=self.ids.take(rows),
+            values=tuple(value[rows] for value in self.values),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Details:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamsample.errors import InvariantError, StateError
-from streamsample.records import Bools, Int32s, Int64s, Spans
+from streamsample.records import Bools, Float64s, Int32s, Int64s, Spans
 from streamsample.sampling.bottom_k import BottomK
 from streamsample.sampling.kept_rows import KeptRows, RowColumns
 from streamsample.sampling.ranks import decayed
@@ -93,9 +93,11 @@ class WindowedSample:
         """
         window = self._windows_of(offered)
         late: Bools = window < self.first_open
-        rows = np.flatnonzero(~late)
-        if len(rows):
-            self._take(offered, window, rows, details)
+        if not late.any():
+            self._take(offered, window, details)
+        elif not late.all():
+            rows = np.flatnonzero(~late)
+            self._take(offered.take(rows), window[rows], lambda some: details(rows[some]))
         return late
 
     def on_part(self, part: WindowPart) -> None:
@@ -208,45 +210,56 @@ class WindowedSample:
             sums[group] += more
         self._candidates.absorb(group, groups.kept, groups.threshold, candidates)
 
-    def _take(self, offered: Offered, window: Int64s, rows: Int64s, details: Callable[[Int64s], Details]) -> None:
-        window = window[rows]
-        stratum = None if offered.stratum is None else offered.stratum.take(rows)
-        place = np.zeros(len(rows), np.int32)
-        if self._places is not None and stratum is not None:
-            place = self._places.of(stratum)
+    def _take(self, offered: Offered, window: Int64s, details: Callable[[Int64s], Details]) -> None:
+        if not len(window):
+            return
+        place = np.zeros(len(window), np.int32)
+        if self._places is not None and offered.stratum is not None:
+            place = self._places.of(offered.stratum)
         group = self._groups(window, place)
         self._n += np.bincount(group, minlength=len(self._n))
         for value, sums in zip(offered.values, self._sums, strict=True):
-            add_exactly(value[rows], group, sums)
-        unit, weight = offered.unit[rows], offered.weight[rows]
-        eligible = np.flatnonzero(weight > 0)
+            add_exactly(value, group, sums)
+        unit, weight = offered.unit, offered.weight
+        never = weight <= 0
         if self.settings.half_life_ms is not None:
-            since = (offered.ts[rows] - window * self._size).astype(np.float64)
+            since = (offered.ts - window * self._size).astype(np.float64)
             weight = decayed(weight, since, self.settings.half_life_ms)
         if self.settings.law == "first":
-            weight = offered.ts[rows].astype(np.float64)
-            unit = np.uint64(offered.source << _OFFSET_BITS) | offered.offset[rows].astype(np.uint64)
-        near = eligible[self._candidates.near(group[eligible], unit[eligible], weight[eligible])]
-        if not len(near):
-            return
-        chosen = rows[near]
-        more = details(chosen)
-        begin = self._kept.end
+            weight = offered.ts.astype(np.float64)
+            unit = np.uint64(offered.source << _OFFSET_BITS) | offered.offset.astype(np.uint64)
+        if never.any():
+            some = np.flatnonzero(~never)
+            near = some[self._candidates.near(group[some], unit[some], weight[some])]
+        else:
+            near = self._candidates.near(group, unit, weight)
+        if len(near):
+            self._keep(offered, near, group[near], unit[near], weight[near], details(near))
+
+    def _keep(
+        self,
+        offered: Offered,
+        chosen: Int64s,
+        group: Int32s,
+        unit: NDArray[np.uint64],
+        weight: Float64s,
+        more: Details,
+    ) -> None:
+        """Show the chosen records, of whose columns there are `more`, to their groups."""
+        begin, offset = self._kept.end, offered.offset[chosen]
         self._kept.add(
             RowColumns(
                 ts=offered.ts[chosen],
-                offset=offered.offset[chosen],
+                offset=offset,
                 schema=more.schema,
                 split=more.split,
                 ids=offered.ids.take(chosen),
-                stratum=Spans.nulls(len(near)) if stratum is None else stratum.take(near),
+                stratum=Spans.nulls(len(chosen)) if offered.stratum is None else offered.stratum.take(chosen),
                 payload=more.payload,
             )
         )
-        offset = offered.offset[chosen]
         numbers = np.arange(begin, self._kept.end)
-        source = np.full(len(near), offered.source)
-        self._candidates.update(group[near], unit[near], weight[near], source, offset, numbers)
+        self._candidates.update(group, unit, weight, np.full(len(chosen), offered.source), offset, numbers)
         if self._kept.crowded(self.held):
             self._let_go()
 
