@@ -24,9 +24,8 @@ K, WINDOW_MS, SPAN_MS = 1_000, 200_000, 600_000
 _TOPIC = "bench.windows"
 _WINDOWS = f"k: {K}, window: 200s, seed: 7"
 _STRATA = "by: device, strata: [phone, tablet, desktop, tv]"
-_BOTH = (
-    f"{{devices: {{design: reservoir, {_STRATA}, {_WINDOWS}}}, dear: {{design: weighted, weight: price, {_WINDOWS}}}}}"
-)
+_DEAR = f"{{design: weighted, weight: price, {_WINDOWS}}}"
+_BOTH = f"{{devices: {{design: reservoir, {_STRATA}, {_WINDOWS}}}, dear: {_DEAR}}}"
 _SAMPLES = {
     "reservoirs": (f"sample: {{design: reservoir, {_STRATA}, {_WINDOWS}}}", 4),
     "weighted reservoirs": (f"sample: {{design: weighted, weight: price, {_STRATA}, {_WINDOWS}}}", 4),

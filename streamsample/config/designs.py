@@ -43,6 +43,9 @@ _BY_RATE: Final = {
 }
 
 
+_BY_COUNT: Final = Form("simple sample by count", {"count": "count: 1000", "window": WINDOW}, ("first_rate",))
+
+
 def _windowed(name: str, needs: Mapping[str, str], *may: str) -> Form:
     return Form(name, {"k": K, "window": WINDOW, **needs}, ("scope", *may), windowed=True)
 
@@ -67,6 +70,8 @@ ELSEWHERE: Final = {
     "weight": "set design: weighted",
     "method": "set design: weighted",
     "half_life": "set design: recency",
+    "count": "set design: simple",
+    "first_rate": "set design: simple, with count",
     "unit": "records are taken one by one",
     "seed": "nothing is drawn at random",
     "window": "give one of window, every and records",
@@ -87,6 +92,8 @@ _SPANS: Final = {
 
 def form_of(design: str, given: Container[str]) -> Form:
     """The form that a design has with the keys that are given."""
+    if design == "simple" and "count" in given:
+        return _BY_COUNT
     if design in _BY_RATE and not (design in _OF_FIXED_SIZE and "k" in given):
         return _BY_RATE[design]
     form = _OF_FIXED_SIZE[design]

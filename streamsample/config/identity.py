@@ -95,7 +95,7 @@ def shape(job: Job) -> dict[str, Any]:
             for name, target in job.targets.items()
         ],
         # The candidates of an open window are those of this design, and no other's.
-        **({"windows": content(job)["sample"]} if job.sample is not None and job.sample.windowed else {}),
+        **({"windows": content(job)["sample"]} if job.sample is not None and job.sample.has_state else {}),
         **({"samples": content(job)["samples"]} if job.samples else {}),
     }
 
@@ -108,6 +108,7 @@ def _sample(job: Job, sample: Sample) -> dict[str, Any]:
         "rates": sorted(sample.rates_by_stratum.items()),
         "unit": described(sample.unit or job.input.id),
         "seed": sample.seed,
+        **({"count": [sample.count, sample.window_ms, sample.first_rate]} if sample.count else {}),
         **_windows(job, sample),
     }
 

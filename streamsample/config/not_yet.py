@@ -46,7 +46,7 @@ _DESIGNS = "this version has simple, stratified, reservoir, weighted, recency, c
 _COMPUTED = NotYet("expressions here", "filter or compute before the topic")
 _ONE_RULE = "this version takes one rule of one feedback per target"
 _LATER_DESIGN = (
-    *("size", "count", "target_count", "weights", "decay", "bins"),
+    *("size", "target_count", "weights", "decay", "bins"),
     *("multilabel", "proposal", "replacement", "order", "quota", "budget", "hops", "seeds"),
 )
 

@@ -20,10 +20,10 @@ class Sample(Section):
     """Which predictions are kept."""
 
     design: Design = Field(
-        description="`simple`: one rate; `stratified`: a rate per stratum, or k units per window divided among its "
-        "strata; `reservoir`: k units per window and stratum, all equally likely; `weighted`: the heavier the "
-        "likelier; `recency`: the younger the likelier; and not random: `convenience`: the first k of each window; "
-        "`quota`: the first k of each slice"
+        description="`simple`: one rate, or about `count` units per window; `stratified`: a rate per stratum, or k "
+        "units per window divided among its strata; `reservoir`: k units per window and stratum, all equally likely; "
+        "`weighted`: the heavier the likelier; `recency`: the younger the likelier; and not random: `convenience`: the "
+        "first k of each window; `quota`: the first k of each slice"
     )
     rate: Rate | None = Field(
         None, description="the share that is kept; with strata: of those that `rates` does not name"
@@ -33,6 +33,12 @@ class Sample(Section):
         description="what makes the strata, or slices: fields, expressions, bins of a number, or the items of a list "
         "(each)",
     )
+    count: Limit | None = Field(
+        None,
+        description="`simple`: about how many units of each window and partition are kept; the rate is made of the "
+        "three last windows that were closed when it began",
+    )
+    first_rate: Rate = Field(1.0, description="the rate of windows before any has closed")
     rates: Rates = Field(
         {}, description="shares of single strata, 0 to 1; with several fields in `by` one level of mapping for each"
     )
@@ -88,6 +94,11 @@ class Sample(Section):
     def windowed(self) -> bool:
         """Whether the design has a fixed size per window; else it has a rate."""
         return self.form.windowed
+
+    @property
+    def has_state(self) -> bool:
+        """Whether what is drawn depends on what was seen before."""
+        return self.windowed or self.count is not None
 
     @property
     def exchanged(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from streamsample.runtime.times import TimeField
 from streamsample.sampling import RateDesign, SimpleRate, Split, StratifiedRate
 from streamsample.sampling.multilabel import pairs_of, strongest
 from streamsample.sampling.ranks import Law
+from streamsample.sampling.rate_by_count import RateByCount
 from streamsample.sampling.stratified import stratum_of
 from streamsample.sampling.window_columns import WindowSettings
 
@@ -108,10 +110,13 @@ class Units:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A design that decides on each prediction as it comes."""
+    """A design that decides on each prediction as it comes. counted: what makes the rates of windows, in place of the
+    design's own, afresh for each task; None: the design's are fixed.
+    """
 
     design: RateDesign
     units: Units
+    counted: Callable[[], RateByCount] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +235,7 @@ def plan_of(job: Job) -> Plan:
     designs = []
     for name, sample in job.samples_by_name.items():
         key = "sample" if name is None else f"samples.{name}"
-        designs.append((name, key, sample, _draw(sample, columns, key), _windows(job, sample, columns, key)))
+        designs.append((name, key, sample, _draw(job, sample, columns, key), _windows(job, sample, columns, key)))
     split = _split(job, columns)
     input_source = _source(job, "input", job.input, columns.text(job.input.id, "input.id"), columns)
     feedback = tuple(_feedback(job, name, item) for name, item in job.feedback.items())
@@ -259,9 +264,12 @@ def plan_of(job: Job) -> Plan:
     )
 
 
-def _draw(sample: Sample, columns: SourceColumns, key: str) -> Draw | None:
+def _draw(job: Job, sample: Sample, columns: SourceColumns, key: str) -> Draw | None:
     if sample.windowed:
         return None
+    if sample.count is not None:
+        rates = partial(RateByCount, sample.count, sample.closes_after_ms, job.grace_ms, sample.first_rate)
+        return Draw(SimpleRate(1.0, sample.seed), _units(sample, columns, key), rates)
     assert sample.rate is not None
     if sample.design == "simple":
         return Draw(SimpleRate(sample.rate, sample.seed), _units(sample, columns, key))

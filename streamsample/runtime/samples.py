@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamsample.hashing import hash64
-from streamsample.records import Float64s, Int64s, Spans
+from streamsample.records import Bools, Float64s, Int64s, Spans
 from streamsample.runtime.exchange import Mail, Message
 from streamsample.runtime.plan import Plan, SamplePlan, Units, WindowDraw
 from streamsample.runtime.source import Events
 from streamsample.runtime.state import SchemaName
 from streamsample.runtime.training import ENVELOPE_BYTES_MAX, TARGET_BYTES_MAX, Encoded, Sampled, TrainingRecords
 from streamsample.runtime.windowing import offered, unusable_numbers
+from streamsample.sampling.design import Selection, unit_hash
+from streamsample.sampling.rate_by_count import RateByCount
 from streamsample.sampling.window_columns import Details, Drawn
 
 if TYPE_CHECKING:
@@ -79,6 +81,11 @@ class Samples:
         self._records = [TrainingRecords(plan, sample) for sample in plan.samples]
         draws = {number: each.windows for number, each in enumerate(plan.samples) if each.windows is not None}
         self.windows = self._windowed(draws, schemas) if draws else None
+        self._rates = {
+            number: sample.draw.counted()
+            for number, sample in enumerate(plan.samples)
+            if sample.draw is not None and sample.draw.counted is not None
+        }
 
     def _windowed(self, draws: dict[int, WindowDraw], schemas: Sequence[SchemaName]) -> WindowSteps:
         # Imported here: its kernels are compiled only for jobs that need them.
@@ -92,17 +99,20 @@ class Samples:
         hashed: Hashed = {}
         for number, sample in enumerate(self._plan.samples):
             if sample.windows is None:
-                self._emit_kept(number, self.kept(sample, events))
+                self._emit_kept(number, self.kept(number, events))
             else:
                 self._show(number, sample, sample.windows, events, hashed)
 
-    def kept(self, sample: SamplePlan, events: Events) -> Kept | None:
+    def kept(self, number: int, events: Events) -> Kept | None:
         """What a design by rate keeps, of what can be written; None of nothing."""
-        draw, stratum = sample.draw, None
+        sample, stratum = self._plan.samples[number], None
+        draw = sample.draw
         probability = np.ones(len(events.rows))
         if draw is not None:
             events, unit, stratum = self._with_units(sample, draw.units, events)
             chosen = draw.design.decide(unit, stratum)
+            if number in self._rates:
+                events, chosen = self._by_count(self._rates[number], draw.design.seed, events, unit)
             rows = np.flatnonzero(chosen.keep)
             self._count_draw(sample, draw.design.declared, chosen.declared, chosen.keep)
             events, probability = events.take(rows), chosen.probability[rows]
@@ -112,6 +122,29 @@ class Samples:
             events, probability = events.take(fits), probability[fits]
             stratum = None if stratum is None else stratum.take(fits)
         return Kept(events, stratum, probability) if len(events.rows) else None
+
+    def _by_count(self, rates: RateByCount, seed: int, events: Events, unit: Spans) -> tuple[Events, Selection]:
+        """The decision by the rates of the records' windows; and the events without those that came too late."""
+        rate, late = rates.decide(events.times)
+        if late.any():
+            self._refuse_late(events, late)
+            rows = np.flatnonzero(~late)
+            events, unit, rate = events.take(rows), unit.take(rows), rate[rows]
+        return events, Selection(unit_hash(unit, seed) < rate, rate, np.full(len(rate), -1, np.int32))
+
+    def _refuse_late(self, events: Events, late: Bools) -> None:
+        self._owner.counts[SEPARATOR.join(("prediction", "late"))] += int(np.count_nonzero(late))
+        words = "its window had closed before it was read"
+        self._owner.refuse(events, np.flatnonzero(late), "late", words, stage="sample")
+
+    def snapshot(self) -> dict[int, bytes]:
+        """The rates that are made of counts, by the samples' numbers."""
+        return {number: rates.snapshot() for number, rates in self._rates.items()}
+
+    def restore(self, rates: dict[int, bytes]) -> None:
+        """Go on with these rates. Raises StateError if they are damaged."""
+        for number, data in rates.items():
+            self._rates[number].restore(data)
 
     def _emit_kept(self, number: int, kept: Kept | None) -> None:
         if kept is None:
@@ -168,10 +201,7 @@ class Samples:
             hashes = hash64(unit, draw.seed)
             hashed[draw.units.unit, draw.seed] = events, hashes
         shown = offered(draw, self._owner.partition, events, hashes, stratum)
-        late = self.windows.steps[number].on_records(shown, details)
-        self._owner.counts[SEPARATOR.join(("prediction", "late"))] += int(np.count_nonzero(late))
-        words = "its window had closed before it was read"
-        self._owner.refuse(events, np.flatnonzero(late), "late", words, stage="sample")
+        self._refuse_late(events, self.windows.steps[number].on_records(shown, details))
 
     def advance(self, goal: int, without_idle: int) -> tuple[bool, bool]:
         """Let the watermark come to `goal`: whether all is done, and whether anything came of it."""

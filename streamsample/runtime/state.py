@@ -43,7 +43,8 @@ class ChunkBody(msgspec.Struct, frozen=True, array_like=True):
 
     shape: `Job.state_shape`; partitions: how many partition numbers the job had; positions: the next offset by topic;
     covered_from: from which event time each feedback was readable; counts: the task's own counters; schemas: what the
-    rows' schema numbers mean in this chunk, by id and by what their features look like; step: what
+    rows' schema numbers mean in this chunk, by id and by what their features look like; rates: of samples by count, by
+    their numbers; step: what
     changed in the join (see `labels.delta`) or in a windowed sample (see `sampling.window_delta`).
     """
 
@@ -55,6 +56,7 @@ class ChunkBody(msgspec.Struct, frozen=True, array_like=True):
     start_ms: int | None
     counts: dict[str, int]
     schemas: list[SchemaName]
+    rates: dict[int, bytes]
     step: bytes
 
 

@@ -148,7 +148,7 @@ class Task:
         if self.join is None:
             self._samples.on_events(events)
             return
-        kept = self._samples.kept(self.plan.samples[0], events)
+        kept = self._samples.kept(0, events)
         if kept is None:
             return
         events, rows = kept.events, kept.events.rows
@@ -320,6 +320,7 @@ class Task:
             start_ms=self.start_ms,
             counts=dict(self.counts),
             schemas=self._schemas,
+            rates=self._samples.snapshot(),
             step=b"",
         )
         self._changed = False
@@ -360,6 +361,7 @@ class Task:
         self._idle = self.watermark.closed_by_idle
         self.covered_from |= last.covered_from
         self.start_ms = last.start_ms
+        self._samples.restore(last.rates)
         self.counts.clear()
         self.counts.update(last.counts)
         for chunk, logged in zip(chunks, self._restore_step(bodies, changelog), strict=True):

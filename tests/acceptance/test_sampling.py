@@ -67,6 +67,34 @@ def test_b8_restarts_at_random_points_draw_the_same_sample() -> None:
         assert task.written == whole.written
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a8_b7_a_target_count_has_a_rate_that_replays(labelled: bool) -> None:
+    """1 s windows of some 50 predictions, of which 10 are wanted; grace 0.2 s."""
+    chance, design = random.Random(3), {"design": "simple", "count": 10, "window": "1s", "first_rate": 0.5, "seed": 5}
+    events = [Event("shown", T0 + 20 * number + chance.randrange(90), f"p{number}", {}) for number in range(600)]
+    changes: dict[str, Any] = {"sample": design, "grace": "200ms"}
+    if not labelled:
+        changes |= {"feedback": None, "targets": None}
+    outcomes = []
+    for cuts in ([0, 600], [0, 7, 8, 200, 450, 600]):
+        task = OneTask(changes)
+        for start, end in itertools.pairwise(cuts):
+            task.play(events[start:end], each=start == 200).restarted()
+        task.play(later("1h", ("shown", "clicked") if labelled else ("shown",)))
+        records = [record for record in task.records if not record["features"]["id"].startswith("later")]
+        assert task.dead == []
+        outcomes.append({record["features"]["id"]: record["sampling"]["probability"] for record in records})
+    assert outcomes[0] == outcomes[1]
+    windows: dict[int, set[float]] = {}
+    for number, event in enumerate(events):
+        if f"p{number}" in outcomes[0]:
+            windows.setdefault((event.at - T0) // 1_000, set()).add(outcomes[0][f"p{number}"])
+    assert all(len(found) == 1 for found in windows.values())
+    rates = [found.pop() for _, found in sorted(windows.items())][:12]  # the rest is a few latecomers
+    assert rates == pytest.approx([0.5, 0.5, *[0.2] * 10], rel=0.15)
+    assert 80 < len(outcomes[0]) < 220
+
+
 def test_b9_a_larger_rate_keeps_what_a_smaller_one_kept() -> None:
     events = shown(6_000)
     one, five = (set(sampled({"design": "simple", "rate": rate, "seed": 3}, events)) for rate in (0.01, 0.05))

@@ -129,6 +129,7 @@ ALLOCATED = {
     "allocation": "neyman",
     "of": "x",
 }
+BY_COUNT = {"design": "simple", "count": 10, "window": "1h"}
 WINDOWS: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
     "sample.k": ({"sample.k": 11}, BOTH),
     "sample.window": ({"sample.window": "2h"}, BOTH),
@@ -152,6 +153,7 @@ OF_DESIGNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sample.of": (ALLOCATED, {"of": "at"}),
     "sample.minimum": (ALLOCATED, {"minimum": 1}),
     "sample.k_max": (ALLOCATED, {"k_max": 9}),
+    **{f"sample.{key}": (BY_COUNT, {key: value}) for key, value in {"count": 9, "first_rate": 0.5}.items()},
     "sample.every": (SAMPLED["sample"], {"window": None, "every": "1h"}),
     "sample.records": (SAMPLED["sample"], {"window": None, "scope": None, "records": 3_600_000}),
 }

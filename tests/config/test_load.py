@@ -167,6 +167,8 @@ CASES: list[tuple[str, str, str]] = [
         "samples: is given beside sample - put that under samples",
     ),
     ("sample: {design", "samples: {x: {design: simple}}\n# {design", "samples.x: a simple sample needs rate"),
+    ("design: stratified", "design: simple, count: 9", "a simple sample by count needs window"),
+    ("seed: 7", "seed: 7, first_rate: 0.5", "sample.first_rate: has no meaning in a stratified sample"),
     ("label: 1}", "label: 1.5}", "rules[0].label: must be a whole number, found 1.5 - or type: double"),
     ("label: 1}", "label: true}", "must be a number, found true - write 1 for true"),
     ("label: 1}", "label: 1, field: x}", "rules[0].field: is given beside label"),

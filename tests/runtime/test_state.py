@@ -215,6 +215,7 @@ BODY = ChunkBody(
     start_ms=None,
     counts={"tombstones": 1},
     schemas=[SchemaName(None, "a"), SchemaName(4, "b")],
+    rates={0: b"rates"},
     step=b"",
 )
 ENCODED = b"".join(encode_body(BODY, []))
