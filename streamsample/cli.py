@@ -61,7 +61,7 @@ def _load_kernels(job: Job | None = None) -> None:
 
     formats = FORMATS.keys() if job is None else {job.input.format, *(each.format for each in job.feedback.values())}
     windows = job is None or any(sample.windowed for sample in job.samples_by_name.values())
-    load_kernels(lambda words: err.print(words, style="dim"), formats, windows=windows)
+    load_kernels(lambda words: err.print(words, style="dim"), formats, windows=windows, computed=job is None)
 
 
 def _version(wanted: bool) -> None:

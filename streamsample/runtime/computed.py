@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
 from streamsample.config import Source as SourceSection
@@ -19,7 +18,6 @@ from streamsample.config.columns import Bins, Columns, Each, Expression, Stratum
 from streamsample.config.columns import Column as Setting
 from streamsample.config.field_problems import checked_expression
 from streamsample.formats.projection import Column, Field, Kind, NumberColumn, Projection, TextColumn
-from streamsample.kernels import I32, I32_OUT, I64, U8, U8_OUT, kernel
 from streamsample.records import NULL, Bools, Spans
 
 if TYPE_CHECKING:
@@ -38,8 +36,6 @@ _KINDS: Final[Mapping[str, Kind]] = {
     "any": "presence",
 }
 _USES: Final[Mapping[Kind, Use]] = {"text": "identity", "integer": "int", "number": "double"}
-_PREFIX_MAX: Final = 11
-"""Bytes of a length of 32 bits and its colon."""
 
 
 class Computation(Protocol):
@@ -104,7 +100,7 @@ class SourceColumns:
             return self.column(setting, "text", key).path
         parts = [self.column(each, "text", key) for each in setting]
         name = f"({', '.join(shown(each) for each in setting)})"
-        return self._add(Field(name, "text"), key, lambda columns, count: (joined(columns, parts), None)).path
+        return self._add(Field(name, "text"), key, lambda columns, count: (_joined(columns, parts), None)).path
 
     def stratum(self, setting: StratumColumn, key: str) -> str:
         """The path of a text column that is one part of a stratum's name."""
@@ -226,49 +222,9 @@ def binned(column: Column, bins: Bins) -> TextColumn:
     return TextColumn(Spans(names.buffer, names.start, np.where(good, names.size, NULL).astype(np.int32)))
 
 
-def joined(columns: ProjectedColumns, parts: list[Field]) -> TextColumn:
-    """Several texts as one: each with its length in bytes and a colon before it, so that no two combinations are the
-    same bytes ("2:s12:42" is s1 and 42). Null where one of them is.
-    """
-    whole: Spans | None = None
-    for part in parts:
-        column = columns[part]
-        assert isinstance(column, TextColumn)
-        nothing = Spans(column.spans.buffer, column.spans.start, np.zeros(len(column), np.int32))
-        whole = _appended(nothing if whole is None else whole, column.spans)
-    assert whole is not None
-    return TextColumn(whole)
+def _joined(columns: ProjectedColumns, parts: list[Field]) -> TextColumn:
+    # Imported here: its kernel is compiled only for jobs that need it.
+    from streamsample.runtime.composite import joined
 
-
-def _appended(left: Spans, right: Spans) -> Spans:
-    room = np.maximum(left.size, 0).astype(np.int64) + np.maximum(right.size, 0) + _PREFIX_MAX
-    start = np.cumsum(room) - room
-    size = np.empty(len(left), np.int32)
-    out = np.empty(int(room.sum()), np.uint8)
-    arrays = (left.buffer, left.start, left.size, right.buffer, right.start, right.size)
-    _append(*map(np.ascontiguousarray, arrays), start, size, out)
-    return Spans(out, start, size)
-
-
-@kernel(types.void(U8, I64, I32, U8, I64, I32, I64, I32_OUT, U8_OUT))
-def _append(l_buffer, l_start, l_size, r_buffer, r_start, r_size, start, size, out):  # type: ignore[no-untyped-def]
-    for row in range(len(start)):
-        if l_size[row] < 0 or r_size[row] < 0:
-            size[row] = -1
-            continue
-        at = start[row]
-        for i in range(l_size[row]):
-            out[at + i] = l_buffer[l_start[row] + i]
-        at += l_size[row]
-        power = 1
-        while r_size[row] // power >= 10:
-            power *= 10
-        while power > 0:
-            out[at] = 48 + (r_size[row] // power) % 10
-            at += 1
-            power //= 10
-        out[at] = 58
-        at += 1
-        for i in range(r_size[row]):
-            out[at + i] = r_buffer[r_start[row] + i]
-        size[row] = at + r_size[row] - start[row]
+    texts = [column.spans for column in map(columns.__getitem__, parts) if isinstance(column, TextColumn)]
+    return TextColumn(joined(texts))

@@ -24,18 +24,31 @@ FORMATS: Mapping[str, Sequence[str]] = {
     "avro": ("streamsample.formats.avro", "streamsample.formats.training_avro"),
 }
 WINDOWS = "streamsample.sampling.windows"
+COMPUTED = (
+    "streamsample.expressions.compiled",
+    "streamsample.formats.avro_lists",
+    "streamsample.formats.json_lists",
+    "streamsample.runtime.composite",
+    "streamsample.runtime.iso8601",
+)
 JOIN = "streamsample.labels"
 """As much work as the rest together."""
 
 
 def load_kernels(
-    say: Callable[[str], None], formats: Collection[str] = tuple(FORMATS), *, windows: bool = True
+    say: Callable[[str], None],
+    formats: Collection[str] = tuple(FORMATS),
+    *,
+    windows: bool = True,
+    computed: bool = True,
 ) -> None:
     """Import everything with kernels that a job with these formats, and perhaps a windowed sample, needs.
 
-    `say` is called if they must be compiled.
+    computed: also what single settings need, which jobs load as they find them. `say` is called if they must be
+    compiled.
     """
     mine = [*ALWAYS, *(name for format_ in sorted(formats) for name in FORMATS[format_]), *[WINDOWS] * windows]
+    mine[:0] = COMPUTED if computed else ()
     # With both formats the join's process takes one of them.
     others = [JOIN] + [mine.pop() for _ in range(2) if len(formats) > 1]
     hashing = importlib.import_module(FIRST)

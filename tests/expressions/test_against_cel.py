@@ -90,7 +90,7 @@ def column(kind: Type, values: list[Any]) -> Column:
     mask = null if null.any() else None
     if kind == "string":
         return Column(kind, Spans.of([None if value is None else value.encode() for value in values]), mask)
-    dtype = {"int": np.int64, "double": np.float64, "bool": np.bool_}[kind]
+    dtype = {"int": np.int64, "double": np.float64}.get(kind, np.bool_)
     return Column(kind, np.array([0 if value is None else value for value in values], dtype), mask)
 
 
