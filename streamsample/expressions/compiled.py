@@ -75,6 +75,9 @@ class _Compiler:
             return lambda columns: operators.member(element(columns), [item(columns) for item in items])
         if name in _LOGIC:
             return self._logic(node)
+        if name in operators.PARTS_OF_TIME and len(node.children) == 1 and _is_of_seconds(node.children[0]):
+            seconds = self.step(node.children[0].children[0])
+            return lambda columns: operators.part_of_time(name, seconds(columns))
         simple = self._simple(name, kinds)
         if simple is None:
             return self._by_distinct(node)
@@ -103,6 +106,8 @@ class _Compiler:
             return lambda left, right: operators.equal(left, right, negated=name == "_!=_")
         if name in _ARITHMETIC and kind in _NUMBERS:
             return lambda left, right: operators.arithmetic(name, left, right)
+        if name == "_+_" and kind in ("string", "bytes"):
+            return operators.together
         if name == "-_":
             return operators.minus
         if name in _SEARCHES:
@@ -116,6 +121,8 @@ class _Compiler:
             return operators.to_double
         if name == "int" and kind in _NUMBERS:
             return operators.to_int
+        if name == "string" and kind in ("int", "string"):
+            return operators.to_string
         return None
 
     def _by_distinct(self, node: Node) -> _Step:
@@ -152,6 +159,11 @@ class _Compiler:
     def _unsupported(self, node: Node) -> ExpressionError:
         what = f"not yet: {node.name.strip('_') or node.kind} of this type in expressions"
         return ExpressionError(self._checked.text, node.at, what, "compute it before the topic")
+
+
+def _is_of_seconds(node: Node) -> bool:
+    """Whether it is `timestamp(...)` of a whole number."""
+    return node.name == "timestamp" and not node.member and [child.type for child in node.children] == ["int"]
 
 
 def _literal(value: Any) -> str:

@@ -129,6 +129,12 @@ def arithmetic(operator: str, left: Column, right: Column) -> Column:
     return Column("int", values, None, failed)
 
 
+def together(left: Column, right: Column) -> Column:
+    """`left + right` of two columns of strings, or of bytes."""
+    failed = first_failure([left.needed(), right.needed()])
+    return Column(left.type, texts.together(left.spans, right.spans), None, failed)
+
+
 def minus(of: Column) -> Column:
     """`-of`."""
     failed = of.needed()
@@ -202,3 +208,44 @@ def to_int(of: Column) -> Column:
     fits = (of.values > -(2.0**63)) & (of.values < 2.0**63)
     values = np.where(fits, of.values, 0.0).astype(np.int64)
     return Column("int", values, None, failing(~fits, Failure.RANGE, failed))
+
+
+def to_string(of: Column) -> Column:
+    """`string(of)` of a whole number or a string."""
+    return Column("string", of.spans if of.type == "string" else texts.decimal(of.values), None, of.needed())
+
+
+def part_of_time(function: str, seconds: Column) -> Column:
+    """`timestamp(seconds).function()` in UTC, seconds since 1970 as whole numbers."""
+    failed = seconds.needed()
+    fits = (seconds.values >= _YEAR_1_S) & (seconds.values < _YEAR_10000_S)
+    values = np.where(fits, seconds.values, 0)
+    return Column("int", _PARTS[function](values), None, failing(~fits, Failure.RANGE, failed))
+
+
+def _since(unit: str, larger: str) -> Callable[[Int64s], Int64s]:
+    """How many `unit`s lie between the beginning of the `larger` one and the moment."""
+
+    def part(seconds: Int64s) -> Int64s:
+        moments = seconds.astype("datetime64[s]")
+        since = moments.astype(f"datetime64[{unit}]") - moments.astype(f"datetime64[{larger}]")
+        return np.asarray(since.astype(np.int64), np.int64)
+
+    return part
+
+
+_YEAR_1_S, _YEAR_10000_S = -62_135_596_800, 253_402_300_800
+_PARTS: Final[dict[str, Callable[[Int64s], Int64s]]] = {
+    "getFullYear": lambda seconds: seconds.astype("datetime64[s]").astype("datetime64[Y]").astype(np.int64) + 1970,
+    "getMonth": _since("M", "Y"),
+    "getDayOfYear": _since("D", "Y"),
+    "getDayOfMonth": _since("D", "M"),
+    "getDate": lambda seconds: _since("D", "M")(seconds) + 1,
+    "getDayOfWeek": lambda seconds: (seconds // 86_400 + 4) % 7,
+    "getHours": lambda seconds: seconds // 3_600 % 24,
+    "getMinutes": lambda seconds: seconds // 60 % 60,
+    "getSeconds": lambda seconds: seconds % 60,
+    "getMilliseconds": lambda seconds: seconds * 0,
+}
+PARTS_OF_TIME: Final = frozenset(_PARTS)
+"""The functions of a moment in UTC."""

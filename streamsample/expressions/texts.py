@@ -6,10 +6,12 @@ compared as an empty one, for what it gives is not looked at. UTF-8 sorts as its
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numba import types
 
-from streamsample.kernels import B1_OUT, I8_OUT, I32, I64, I64_OUT, U8, inline, kernel
+from streamsample.kernels import B1_OUT, I8_OUT, I32, I32_OUT, I64, I64_OUT, U8, U8_OUT, inline, kernel
 from streamsample.records import Bools, Bytes, Int32s, Int64s, Spans
 
 
@@ -55,12 +57,32 @@ def characters(text: Spans) -> Int64s:
     return out
 
 
+def together(left: Spans, right: Spans) -> Spans:
+    """`left + right`, n spans over a fresh buffer."""
+    count = _length(left, right)
+    room = np.maximum(left.size, 0).astype(np.int64) + np.maximum(right.size, 0)
+    start = np.cumsum(np.broadcast_to(room, count)) - room
+    out = np.empty(int(np.broadcast_to(room, count).sum()), np.uint8)
+    _together(*_arrays(left), *_arrays(right), start, out)
+    return Spans(out, start, np.broadcast_to(room, count).astype(np.int32))
+
+
+def decimal(values: Int64s) -> Spans:
+    """Whole numbers as decimal digits, n spans over a fresh buffer."""
+    start, size = np.empty(len(values), np.int64), np.empty(len(values), np.int32)
+    out = np.empty(len(values) * _DIGITS_MAX, np.uint8)
+    used = _decimal(np.ascontiguousarray(values), start, size, out)
+    return Spans(out[:used], start, size)
+
+
 def nothing(count: int) -> Spans:
     """`count` null spans."""
     return Spans.nulls(count)
 
 
 _AT_START, _AT_END, _ANYWHERE = range(3)
+_DIGITS_MAX: Final = 20
+_ZERO, _MINUS = 48, 45
 
 
 def _length(left: Spans, right: Spans) -> int:
@@ -131,3 +153,38 @@ def _characters(text, start, size, out):  # type: ignore[no-untyped-def]
         for at in range(start[row], start[row] + max(size[row], 0)):
             count += (text[at] & 0xC0) != 0x80
         out[row] = count
+
+
+@kernel(types.void(U8, I64, I32, U8, I64, I32, I64, U8_OUT))
+def _together(left, l_start, l_size, right, r_start, r_size, start, out):  # type: ignore[no-untyped-def]
+    for row in range(len(start)):
+        i, k = (row if len(l_start) > 1 else 0), (row if len(r_start) > 1 else 0)
+        at = start[row]
+        for byte in range(max(l_size[i], 0)):
+            out[at + byte] = left[l_start[i] + byte]
+        at += max(l_size[i], 0)
+        for byte in range(max(r_size[k], 0)):
+            out[at + byte] = right[r_start[k] + byte]
+
+
+@kernel(types.int64(I64, I64_OUT, I32_OUT, U8_OUT))
+def _decimal(values, start, size, out):  # type: ignore[no-untyped-def]
+    at = np.int64(0)
+    for row in range(len(values)):
+        start[row] = at
+        value = values[row]
+        rest = np.uint64(value)
+        if value < 0:
+            out[at] = _MINUS
+            at += 1
+            rest = np.uint64(-(value + 1)) + np.uint64(1)
+        digits, limit = 1, np.uint64(10)
+        while rest >= limit and digits < _DIGITS_MAX:  # at most 10**19, which 64 bits hold
+            limit *= np.uint64(10)
+            digits += 1
+        for place in range(digits - 1, -1, -1):
+            out[at + place] = _ZERO + np.uint8(rest % np.uint64(10))
+            rest //= np.uint64(10)
+        at += digits
+        size[row] = at - start[row]
+    return at

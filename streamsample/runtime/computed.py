@@ -209,8 +209,9 @@ def _projected(values: Values, kind: Kind) -> Column:
 
 def _as_text(values: NDArray[Any]) -> Spans:
     """Whole numbers and booleans in their canonical form (A15)."""
-    distinct, which = np.unique(values, return_inverse=True)
-    return Spans.of([str(value).lower().encode() for value in distinct.tolist()]).take(which)
+    from streamsample.expressions.texts import decimal
+
+    return Spans.of([b"false", b"true"]).take(values.astype(np.int64)) if values.dtype == np.bool_ else decimal(values)
 
 
 def binned(column: Column, bins: Bins) -> TextColumn:

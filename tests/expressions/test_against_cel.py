@@ -13,11 +13,15 @@ from hypothesis import strategies as st
 
 from streamsample.expressions import Column, Type, check
 from streamsample.expressions.compiled import Compiled
+from streamsample.expressions.operators import PARTS_OF_TIME
 from streamsample.records import Spans
 
 MOST = 2**63 - 1
 INTEGERS = st.one_of(
-    st.integers(-3, 3), st.sampled_from([MOST, -MOST - 1, -MOST, MOST // 2, 2**32, -(2**31)]), st.integers(-MOST, MOST)
+    st.integers(-3, 3),
+    st.integers(0, 2**32),
+    st.sampled_from([MOST, -MOST - 1, -MOST, MOST // 2, 2**32, -(2**31), 253_402_300_800, -62_135_596_801]),
+    st.integers(-MOST, MOST),
 )
 DOUBLES = st.one_of(
     st.sampled_from([0.0, -0.0, 1.5, -2.0, math.nan, math.inf, -math.inf, 2.0**63, -(2.0**63), 1e300, 5e-324]),
@@ -68,6 +72,8 @@ def expressions(kind: Type, depth: int) -> st.SearchStrategy[str]:
         forms += [form("(-({}))", kind), form(f"{kind}({{}})", "int"), form(f"{kind}({{}})", "double")]
     if kind == "int":
         forms += [form("size({})", "string"), form("int({})", "string")]
+        forms += [form(f"timestamp({{}}).{name}()", "int") for name in sorted(PARTS_OF_TIME)]
+        forms += [form("timestamp({}).getHours('America/New_York')", "int")]
     if kind == "string":
         forms += [form("({} + {})", kind, kind), form("string({})", "int"), form("string({})", "bool")]
     if kind == "bool":
