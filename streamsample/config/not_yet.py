@@ -46,8 +46,8 @@ _DESIGNS = "this version has simple, stratified, reservoir, weighted, recency, c
 _COMPUTED = NotYet("expressions here", "filter or compute before the topic")
 _ONE_RULE = "this version takes one rule of one feedback per target"
 _LATER_DESIGN = (
-    *("size", "target_count", "weights", "decay", "bins"),
-    *("multilabel", "proposal", "replacement", "order", "quota", "budget", "hops", "seeds"),
+    *("size", "target_count", "weights", "decay"),
+    *("proposal", "replacement", "order", "quota", "budget", "hops", "seeds"),
 )
 
 _WHERE = NotYet("where at this place", "set it on the input or on the feedback")

@@ -44,11 +44,13 @@ class ExpressionError(ValueError):
         self.at = min(max(at, 0), len(text))
         self.what = what
         self.remedy = remedy
-        super().__init__(f"{what}\n{self.excerpt}")
+        super().__init__(f"{what}\n{self.excerpt}".rstrip())
 
     @property
     def excerpt(self) -> str:
-        """The line of the expression, and a caret under the place."""
+        """The line of the expression, and a caret under the place; empty if it is not the expression that is wrong."""
+        if not self.text:
+            return ""
         start = self.text.rfind("\n", 0, self.at) + 1
         line = self.text[start:].split("\n", 1)[0].replace("\t", " ")
         return f"    {line}\n    {' ' * (self.at - start)}^"
@@ -238,9 +240,7 @@ def _package() -> Any:
         return importlib.import_module("cel_expr_python.cel")
     except ImportError:
         what = "expressions need the package cel-expr-python, which is not installed"
-        remedy = (
-            "it has no wheels for this Python or machine: use CPython 3.11 to 3.14 on x86-64 Linux, arm64 or Windows"
-        )
+        remedy = "it has no wheels for this Python or machine: use CPython 3.11 to 3.14 on Linux or macOS"
         raise ExpressionError("", 0, what, remedy) from None
 
 

@@ -59,6 +59,11 @@ class Computed:
         return self.field.path.removeprefix("=")
 
 
+def called(path: str) -> str:
+    """How messages call a column: a field, or what is computed."""
+    return f"the expression {path[1:]!r}" if path.startswith("=") else f"the field {path!r}"
+
+
 @dataclass(frozen=True, slots=True)
 class Failed:
     """Records for which a computation failed, all for the same reason. rows: int64[r]."""

@@ -11,7 +11,7 @@ import numpy as np
 from streamsample.formats.projection import Problem, Projection, Projector
 from streamsample.labels.settings import ID_BYTES_MAX
 from streamsample.records import Bools, Int64s, RecordBatch, Spans
-from streamsample.runtime.computed import Computed, Failed, decided, with_computed
+from streamsample.runtime.computed import Computed, Failed, called, decided, with_computed
 from streamsample.runtime.times import YEAR_10000_MS, TimeField
 
 _STAGES: Final = {"where": "filter", "id": "identify", "refers_to": "identify", "time": "time"}
@@ -130,7 +130,7 @@ class Source:
         fits = (ids.size >= 0) & (ids.size <= ID_BYTES_MAX)
         if fits.all():
             return usable
-        what = "the record's key" if self.id_path is None else f"the field {self.id_path!r}"
+        what = "the record's key" if self.id_path is None else called(self.id_path)
         missing = np.flatnonzero(usable & (ids.size < 0))
         if len(missing):
             words = f"{what} is null, and it is the id ({self.role}.id)"
@@ -149,7 +149,7 @@ class Source:
             times, known, what = batch.timestamps, np.ones(len(batch), np.bool_), "the record's timestamp"
         else:
             times, known = self.time.read(projection)
-            what = f"the field {self.time.path!r} ({self.role}.time)"
+            what = f"{called(self.time.path)} ({self.role}.time)"
         plausible = known & (times >= 0) & (times < YEAR_10000_MS)
         present = times <= now_ms + self.max_future_ms
         if (plausible & present).all():

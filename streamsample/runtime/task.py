@@ -18,6 +18,7 @@ from streamsample.labels import LATE, LIMIT, LabelJoin, Settled, Watermark, delt
 from streamsample.labels.watermark import MIN
 from streamsample.records import Int64s, RecordBatch, Spans, TopicPartition
 from streamsample.runtime.co_partitioning import Placement, check_matches, check_placement
+from streamsample.runtime.computed import called
 from streamsample.runtime.exchange import Message
 from streamsample.runtime.plan import FeedbackPlan, Plan
 from streamsample.runtime.rows import pack
@@ -175,14 +176,14 @@ class Task:
             missing = np.flatnonzero(own.size < 0)
             if len(missing):
                 self.refuse(
-                    events, missing, "missing_id", f"the field {item.own_id!r} is null, and it is {item.source.role}.id"
+                    events, missing, "missing_id", f"{called(item.own_id)} is null, and it is {item.source.role}.id"
                 )
                 kept = np.flatnonzero(own.size >= 0)
                 events, own = events.take(kept), own.take(kept)
         for column in item.values:
             bad = column.unusable(events.projection, events.rows)
             if bad is not None and bad.any():
-                words = f"the field {column.path!r}, which is a label, is not a number or infinite"
+                words = f"{called(column.path)}, which is a label, is not a number or infinite"
                 self.refuse(events, np.flatnonzero(bad), "bad_value", words)
                 kept = np.flatnonzero(~bad)
                 events, own = events.take(kept), None if own is None else own.take(kept)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamsample.records import Bools, Float64s, Int64s, Spans
+from streamsample.runtime.computed import called
 from streamsample.runtime.plan import WindowDraw
 from streamsample.runtime.source import Events
 from streamsample.sampling.ranks import unusable
@@ -29,12 +30,12 @@ def unusable_numbers(key: str, draw: WindowDraw, events: Events) -> Unusable | N
     """
     if draw.weight is not None:
         wrong = ~_known(events, draw.weight) | unusable(_numbers(events, draw.weight))
-        words = f"the field {draw.weight!r}, which is the weight, is null, negative, or not finite ({key}.weight)"
+        words = f"{called(draw.weight)}, which is the weight, is null, negative, or not finite ({key}.weight)"
         return Unusable(np.flatnonzero(wrong), "bad_weight", words)
     if draw.of is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(_numbers(events, draw.of) ** 2)
-        words = f"the field {draw.of!r}, which sizes the strata, is null, or it or its square is not finite ({key}.of)"
+        words = f"{called(draw.of)}, which sizes the strata, is null, or it or its square is not finite ({key}.of)"
         return Unusable(np.flatnonzero(~(_known(events, draw.of) & finite)), "bad_value", words)
     return None
 

@@ -233,6 +233,43 @@ def test_a19_latest_begins_now(make_job: MakeJob) -> None:
     assert job.records == []
 
 
+# -- Conditions ------------------------------------------------------------------------------------
+
+
+def test_a4_a5_two_feedbacks_of_one_topic_told_apart_by_where(make_job: MakeJob) -> None:
+    job = make_job({"feedback.clicks.where": "kind == 'click'", "input.where": "country != 'XX'"})
+    tree = job.tree["feedback"]
+    tree["likes"] = {**tree["clicks"], "where": "kind == 'like'"}
+    job.tree["targets"]["liked"] = {
+        "type": "double",
+        "window": "10s",
+        "rules": [{"from": "likes", "expression": "stars * 2.0"}],
+        "if_silent": 0,
+    }
+    here, there = ids_of(0, 2), ids_of(1, 2)
+    job.publish(
+        f"""
+        0s  shown    {here[0]} country=IS
+        0s  shown    {there[0]} country=IS
+        0s  shown    {there[1]} country=XX
+        1h  shown    {here[1]} country=XX
+        1h  shown    {there[1]} country=XX
+        2s  clicked  {here[0]} kind=click
+        2s  clicked  {there[0]} kind=like stars=4
+        1h  clicked  {here[1]} kind=view
+        """
+    )  # in partition 1 nobody ever looked later: it follows the other, in which only what is left out came later
+    live = job.live_once()
+    assert job.labels() == {here[0]: "1 explicit", there[0]: "0 implicit"}
+    assert job.labels("liked") == {here[0]: "0.0 implicit", there[0]: "8.0 explicit"}
+    assert job.dead == []
+    counted = [
+        live.registry.get_sample_value("streamsample_filtered_total", {"source": source})
+        for source in ("input", "clicks", "likes")
+    ]
+    assert counted == [3, 2, 2]
+
+
 # -- A20: nulls ------------------------------------------------------------------------------------
 
 

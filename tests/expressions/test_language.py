@@ -158,3 +158,15 @@ def test_a_job_without_expressions_does_not_load_the_package() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout == "[]\n"
+
+
+def test_without_the_package_expressions_are_refused_with_the_reason() -> None:
+    code = (
+        "import sys; sys.modules['cel_expr_python'] = None\n"
+        "from streamsample.expressions import check\n"
+        "try: check('a > 1.0', None, ['bool'])\n"
+        "except ValueError as error: print(error, '-', error.remedy)"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.startswith("expressions need the package cel-expr-python, which is not installed - it has no")
