@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import importlib
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from streamsample.expressions.inference import implied_types
+from streamsample.expressions.names import Rewritten, cel_name, real_name
 from streamsample.expressions.tree import Node, Type, read_tree
 
 TEXT_MAX: Final = 10_000
 _SAID: Final = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
-_QUOTED: Final = r"'''.*?'''|\"\"\".*?\"\"\"|'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|//[^\n]*"
-_HAS: Final = re.compile(rf"{_QUOTED}|\bhas\s*\(\s*([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\s*\)", re.DOTALL | re.ASCII)
 _DECLARED: Final[dict[Type, str]] = {
     "bool": "google.protobuf.BoolValue",
     "int": "google.protobuf.Int64Value",
@@ -30,10 +28,6 @@ _DECLARED: Final[dict[Type, str]] = {
     "any": "google.protobuf.BoolValue",
 }
 _OPERATORS: Final = {"_?_:_": "? :", "@in": "in"}
-_NO_FIELDS: Final = frozenset(
-    {"bool", "bytes", "double", "duration", "google", "int", "list", "map", "null_type", "string", "timestamp", "type"}
-    | {"uint", "dyn"}
-)
 
 
 class ExpressionError(ValueError):
@@ -112,41 +106,18 @@ def check(text: str, fields: Fields, wanted: Iterable[Type]) -> Checked:
 
 
 class _Source:
-    """One text, with `has(field)` rewritten as `(field != null)`: missing and null are the same in records.
-
-    CEL itself has only `has(message.field)`.
-    """
+    """One text as CEL can read it, and what its parser makes of it."""
 
     def __init__(self, text: str) -> None:
         if len(text) > TEXT_MAX:
             raise ExpressionError(text[:60], 0, f"is longer than {TEXT_MAX} characters")
         self.text = text
-        self._rewrite()
+        self._rewritten = Rewritten(text)
         self._cel = _package()
-        self.parsed = read_tree(self._compile({}, check=False).serialize(), self.place)
+        self.parsed = self._tree(self._compile({}, check=False))
 
-    def _rewrite(self) -> None:
-        self.rewritten, at = "", 0
-        self._starts: list[int] = []
-        self._places: list[int] = []
-        for found in _HAS.finditer(self.text):
-            if found[1] is None:
-                continue
-            pieces = ((self.text[at : found.start()], at), ("(", found.start()), (found[1], found.start(1)))
-            for piece, place in (*pieces, (" != null)", found.start())):
-                self._append(piece, place)
-            at = found.end()
-        self._append(self.text[at:], at)
-
-    def _append(self, piece: str, place: int) -> None:
-        self._starts.append(len(self.rewritten))
-        self._places.append(place)
-        self.rewritten += piece
-
-    def place(self, at: int) -> int:
-        """Where a place of the rewritten text is in the text as it was given."""
-        piece = bisect_right(self._starts, at) - 1
-        return self._places[piece] + at - self._starts[piece]
+    def _tree(self, compiled: Any) -> Node:
+        return read_tree(compiled.serialize(), self._rewritten.place, real_name)
 
     def names(self) -> dict[str, int]:
         """The paths of the fields that are named, and where each is first."""
@@ -158,8 +129,7 @@ class _Source:
         if node.kind in ("variable", "select"):
             path, root = _path(node)
             if path is not None:
-                if path not in _NO_FIELDS:
-                    found.setdefault(path, root.at)
+                found.setdefault(path, root.at)
                 return
         if node.kind == "unsupported":
             what = "not yet: macros (all, exists, map, filter), maps and messages in expressions"
@@ -168,8 +138,9 @@ class _Source:
             self._collect(child, found)
 
     def check(self, types: Mapping[str, Type], wanted: tuple[Type, ...]) -> Checked:
-        compiled = self._compile({path: self._cel.Type(_DECLARED[kind]) for path, kind in types.items()})
-        tree = read_tree(compiled.serialize(), self.place)
+        variables = {cel_name(path): self._cel.Type(_DECLARED[kind]) for path, kind in types.items()}
+        compiled = self._compile(variables)
+        tree = self._tree(compiled)
         if tree.type not in wanted and not (tree.type == "int" and "double" in wanted):
             said = "null" if tree.type == "null" else _type_name(str(compiled.return_type().name()))
             what = f"gives {said}, must give {' or '.join(wanted)}"
@@ -178,7 +149,7 @@ class _Source:
 
     def _compile(self, variables: dict[str, Any], *, check: bool = True) -> Any:
         try:
-            return self._cel.NewEnv(variables=variables).compile(self.rewritten, disable_check=not check)
+            return self._cel.NewEnv(variables=variables).compile(self._rewritten.text, disable_check=not check)
         except RuntimeError as error:
             raise self._explained(str(error)) from None
 
@@ -187,9 +158,9 @@ class _Source:
         found = _SAID.search(said)
         if found is None:
             return ExpressionError(self.text, 0, " ".join(said.split())[:200])
-        line, column, what = int(found[1]), int(found[2]), found[3]
-        before = self.rewritten.split("\n")[: line - 1]
-        at = self.place(sum(len(part) + 1 for part in before) + column - 1)
+        line, column, what = int(found[1]), int(found[2]), real_name(found[3])
+        before = self._rewritten.text.split("\n")[: line - 1]
+        at = self._rewritten.place(sum(len(part) + 1 for part in before) + column - 1)
         what, remedy = _in_our_words(what)
         return ExpressionError(self.text, at, what, remedy)
 

@@ -48,10 +48,10 @@ class Node:
             yield from child.walk()
 
 
-def read_tree(serialized: bytes, place: Callable[[int], int] = lambda at: at) -> Node:
+def read_tree(serialized: bytes, place: Callable[[int], int], real_name: Callable[[str], str]) -> Node:
     """The tree of what the package's `Expression.serialize()` returns, checked or only parsed.
 
-    place: what becomes of the places in the text.
+    place: what becomes of the places in the text. real_name: what becomes of the names of fields.
     """
     envelope = dict(_fields(serialized))
     checked = envelope[1].endswith(b"CheckedExpr")
@@ -59,31 +59,37 @@ def read_tree(serialized: bytes, place: Callable[[int], int] = lambda at: at) ->
     root, info = (4, 5) if checked else (2, 3)
     types = {number: _type(kind) for number, kind in _entries(whole, 3)} if checked else {}
     places = {number: place(at) for number, at in _entries(_fields(dict(whole)[info]), 4)}
-    return _node(dict(whole)[root], types, places)
+    return _Reader(types, places, real_name).node(dict(whole)[root])
 
 
-def _node(raw: bytes, types: dict[int, Type], places: dict[int, int]) -> Node:
-    fields = dict(_fields(raw))
-    number = fields.get(2, 0)
-    content = next((key for key in fields if key != 2), 0)
-    kind = _KINDS.get(content, "unsupported")
-    inner = _fields(fields[content]) if kind != "unsupported" else []
-    name, value, below = "", None, []
-    type_ = types.get(number, "other")
-    if kind == "constant":
-        type_, value = _constant(inner)
-    elif kind == "variable":
-        name = dict(inner)[1].decode()
-    elif kind == "list":
-        below = [item for key, item in inner if key == 1]
-    elif kind in ("select", "call"):
-        # A has() that was not rewritten is a select with a third field; calls have their target in the first.
-        kind = "unsupported" if kind == "select" and 3 in dict(inner) else kind
-        name = dict(inner)[2].decode()
-        below = [item for key, item in inner if key in (1, 3) and isinstance(item, bytes)]
-    children = tuple(_node(item, types, places) for item in below)
-    member = kind == "call" and any(key == 1 for key, _ in inner)
-    return Node(kind, name, value, type_, places.get(number, 0), children, member)
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    types: dict[int, Type]
+    places: dict[int, int]
+    real_name: Callable[[str], str]
+
+    def node(self, raw: bytes) -> Node:
+        fields = dict(_fields(raw))
+        number = fields.get(2, 0)
+        content = next((key for key in fields if key != 2), 0)
+        kind = _KINDS.get(content, "unsupported")
+        inner = _fields(fields[content]) if kind != "unsupported" else []
+        name, value, below = "", None, []
+        type_ = self.types.get(number, "other")
+        if kind == "constant":
+            type_, value = _constant(inner)
+        elif kind == "variable":
+            name = self.real_name(dict(inner)[1].decode())
+        elif kind == "list":
+            below = [item for key, item in inner if key == 1]
+        elif kind in ("select", "call"):
+            # A has() that was not rewritten is a select with a third field; calls have their target in the first.
+            kind = "unsupported" if kind == "select" and 3 in dict(inner) else kind
+            name = self.real_name(dict(inner)[2].decode())
+            below = [item for key, item in inner if key in (1, 3) and isinstance(item, bytes)]
+        children = tuple(self.node(item) for item in below)
+        member = kind == "call" and any(key == 1 for key, _ in inner)
+        return Node(kind, name, value, type_, self.places.get(number, 0), children, member)
 
 
 def _type(raw: bytes) -> Type:

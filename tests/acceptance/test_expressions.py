@@ -248,3 +248,17 @@ def test_b10_several_strata_per_record_in_a_windowed_sample_are_refused_by_name(
     design = {"design": "reservoir", "k": 2, "window": "1h", "scope": "partition", "by": {"each": "genres"}}
     with pytest.raises(ConfigurationError, match="not yet: several strata per record"):
         OneTask({**ONLY_SAMPLING, "sample": design})
+
+
+def test_a18_a_label_that_cannot_be_computed_is_a_dead_letter_and_no_feedback() -> None:
+    rule = {"from": "clicks", "expression": "10 / int(stars)"}
+    task = OneTask({"targets.clicked.rules": [rule]})
+    task.play([Event("shown", T0, name, {}) for name in "abc"])
+    task.play([Event("clicked", T0 + 1, name, {"stars": stars}) for name, stars in (("a", 5), ("b", 0), ("c", None))])
+    task.play([*later("1h", ["shown"]), Event("clicked", T0 + 3_600_000, "later-", {"stars": 1})])
+    assert task.labels() == {"a": "2 explicit", "b": "0 implicit", "c": "0 implicit"}
+    assert sorted((dead.why("stage"), dead.why("class"), dead.why("offset")) for dead in task.dead) == [
+        ("label", "expression", "1"),
+        ("label", "expression", "2"),
+    ]
+    assert task.feedback()["feedback_in"] == 2  # that of a, and the one that came later

@@ -206,6 +206,40 @@ def test_stating_a_default_changes_nothing() -> None:
     assert job({"targets.revenue.if_silent": 0}).version == job({"targets.revenue.if_silent": 0.0}).version
 
 
+COLUMNS: list[Any] = [
+    "country",
+    {"expression": "country"},
+    {"expression": "country + ip"},
+    ["country", "ip"],
+    ["ip", "country"],
+    ["ip", {"expression": "country"}],
+]
+STRATA: list[Any] = [
+    *COLUMNS,
+    {"field": "at", "bins": [1]},
+    {"field": "at", "bins": [1, 2]},
+    {"field": "other_id", "bins": [1]},
+    {"expression": "at", "bins": [1]},
+    {"each": "tags"},
+    {"each": "words"},
+]
+_TEXTS = {"type": "array", "items": "string"}
+LISTS = schema(
+    *(("id", "string"), ("other_id", "long"), ("at", "long"), ("user", "string"), ("country", "string")),
+    *(("ip", "string"), ("tags", _TEXTS), ("words", _TEXTS)),
+)
+
+
+def test_every_way_to_write_a_column_is_a_version_of_its_own() -> None:
+    same = {"input.schema_files": {"7": LISTS}}
+    for key, ways in (("sample.unit", COLUMNS), ("split.by", COLUMNS), ("input.id", COLUMNS), ("sample.by", STRATA)):
+        versions = {job({**same, "sample.rates": {}, key: way}).version for way in ways}
+        assert len(versions) == len(ways)
+    weights = [{"expression": "at"}, {"expression": "at + 1"}, "at"]
+    shapes = {job({**SAMPLED, "sample.weight": weight}).state_shape for weight in weights}
+    assert len(shapes) == 3
+
+
 def test_order_counts_only_where_it_decides() -> None:
     assert job({"features": {"drop": ["ip", "user"]}}).version == job({"features": {"drop": ["user", "ip"]}}).version
     swapped = job({"split": {"by": "user", "test": 0.2, "train": 0.8}})

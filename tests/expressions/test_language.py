@@ -94,9 +94,11 @@ def test_types_of_json_are_what_the_use_implies(text: str, wanted: list[Type], t
         ("n == 9223372036854775808", "invalid int literal", "", 5),
         ("[n].all(x, x > 1)", "not yet: macros", "", 7),
         ("{'a': 1}.a > 1", "not yet", "", 0),
-        ("timestamp(n) > timestamp(1) ? true : type(n) == int", "not yet", "", 48),
+        ("timestamp(n) > timestamp(1) ? true : type(n) == int", "r.avsc has no field int", "", 48),
+        ("size(kind) > 1 && (has(`n-n`) || n > kind)", "r.avsc has no field n-n", "", 23),
+        ("has(n) && type > 1", "r.avsc has no field type", "", 10),
         ("(n > 1 ? timestamp(n) : timestamp(1)).getHours() > 1", "not yet: ?_: of this type", "", 7),
-        ("as > 1", "reserved identifier", "", 0),
+        ("as > 1", "r.avsc has no field as", "", 0),
         ("x" * 10_001, "is longer than 10000 characters", "", 0),
     ],
 )
@@ -170,3 +172,21 @@ def test_without_the_package_expressions_are_refused_with_the_reason() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.startswith("expressions need the package cel-expr-python, which is not installed - it has no")
+
+
+def test_fields_may_be_called_as_cels_types_and_reserved_words_and_not_be_identifiers() -> None:
+    text = (
+        "type == 'click' && has(package) && `user-id` in ['a', 'type'] && `a b`.int > 1.0 && int(`if`) == 2 && if < 3.0"
+    )
+    checked = check(text, Json(), ["bool"])
+    assert checked.fields == {
+        "type": "string", "package": "any", "user-id": "string", "a b.int": "double", "if": "double",
+    }  # fmt: skip
+    given = {
+        "type": Column("string", Spans.of([b"click", b"view"])),
+        "package": Column("any", np.zeros(2, np.bool_)),
+        "user-id": Column("string", Spans.of([b"type", b"a"])),
+        "a b.int": Column("double", np.array([2.0, 2.0])),
+        "if": Column("double", np.array([2.5, 2.5])),
+    }
+    assert Compiled(checked).evaluate(given, 2).values.tolist() == [True, False]

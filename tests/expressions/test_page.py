@@ -20,7 +20,7 @@ from tests.expressions.test_language import Json
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "expressions.md").read_text(encoding="utf-8")
 FRAGMENTS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-ROWS = re.findall(r"^\| `(.+?)` \| `(\{.*?\})` \| (.+) \|$", PAGE, re.MULTILINE)
+ROWS = re.findall(r"^\| `+ ?(.+?) ?`+ \| `(\{.*?\})` \| (.+) \|$", PAGE, re.MULTILINE)
 SHOP = """\
 job: shop
 kafka: {bootstrap_servers: "localhost:9092"}
@@ -104,4 +104,4 @@ def test_the_error_is_what_validate_says(tmp_path: Path) -> None:
 
 def test_there_are_examples() -> None:
     assert len(FRAGMENTS) == 5
-    assert len(ROWS) == 15
+    assert len(ROWS) == 17
