@@ -34,12 +34,18 @@ def content(job: Job) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "job": job.name,
-        "input": {**_source(job.input), **_encoding(job.input), "idle_timeout": job.input.idle_timeout_ms},
+        "input": {
+            **_source(job.input),
+            **_where(job.input),
+            **_encoding(job.input),
+            "idle_timeout": job.input.idle_timeout_ms,
+        },
         "sample": job.sample and _sample(job, job.sample),
         **({"samples": {name: _sample(job, sample) for name, sample in job.samples.items()}} if job.samples else {}),
         "feedback": {
             name: {
                 **_source(feedback),
+                **_where(feedback),
                 **_encoding(feedback),
                 "refers_to": described(feedback.refers_to),
                 "idle_timeout": feedback.idle_timeout_ms,
@@ -94,9 +100,13 @@ def shape(job: Job) -> dict[str, Any]:
             [name, target.type, [[rule.feedback, described(rule.column), rule.take] for rule in target.rules]]
             for name, target in job.targets.items()
         ],
-        # The candidates of an open window are those of this design, and no other's.
-        **({"windows": content(job)["sample"]} if job.sample is not None and job.sample.has_state else {}),
-        **({"samples": content(job)["samples"]} if job.samples else {}),
+        # The candidates of an open window are those of this design, and no other's, and of these records.
+        **(
+            {"windows": {**content(job)["sample"], **_where(job.input)}}
+            if job.sample is not None and job.sample.has_state
+            else {}
+        ),
+        **({"samples": {**content(job)["samples"], **_where(job.input)}} if job.samples else {}),
     }
 
 
@@ -138,8 +148,12 @@ def _windows(job: Job, sample: Sample) -> dict[str, Any]:
 
 def _source(source: Source) -> dict[str, Any]:
     time = source.time and [described(source.time.column), source.time.unit]
-    where = {} if source.where is None else {"where": source.where}
-    return {"topic": source.topic, "id": described(source.id), "time": time, **where}
+    return {"topic": source.topic, "id": described(source.id), "time": time}
+
+
+def _where(source: Source) -> dict[str, Any]:
+    """Which records count; of what is open already it decides nothing."""
+    return {} if source.where is None else {"where": source.where}
 
 
 def _encoding(source: Source) -> dict[str, Any]:

@@ -29,7 +29,7 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
     ),
     "input.schema_files": ({"input.schema_files": {"7": WIDER}}, VERSION),
     "input.framing": ({"input.framing": "none", "output.schema_ids": {}}, BOTH),
-    "input.where": ({"input.where": "country == 'IS'"}, BOTH),
+    "input.where": ({"input.where": "country == 'IS'"}, VERSION),
     "input.id": ({"input.id": "other_id"}, BOTH),
     "input.time": ({"input.time": DELETE}, BOTH),
     "input.time.field": ({"input.time.field": "other_id"}, BOTH),
@@ -51,7 +51,7 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
         },
         VERSION,
     ),
-    "feedback.<name>.where": ({"feedback.clicks.where": "kind == 'click'"}, BOTH),
+    "feedback.<name>.where": ({"feedback.clicks.where": "kind == 'click'"}, VERSION),
     "feedback.<name>.id": ({"feedback.clicks.id": DELETE}, BOTH),
     "feedback.<name>.refers_to": ({"feedback.clicks.refers_to": DELETE}, BOTH),
     "feedback.<name>.time": ({"feedback.clicks.time": DELETE}, BOTH),
@@ -131,6 +131,7 @@ ALLOCATED = {
 }
 BY_COUNT = {"design": "simple", "count": 10, "window": "1h"}
 WINDOWS: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
+    "input.where": ({"input.where": "country == 'IS'"}, BOTH),
     "sample.k": ({"sample.k": 11}, BOTH),
     "sample.window": ({"sample.window": "2h"}, BOTH),
     "sample.weight": ({"sample.weight": "at"}, BOTH),
