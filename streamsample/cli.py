@@ -159,6 +159,37 @@ def _look_at_cluster(job: Job) -> None:
 
 
 @app.command()
+def verify(
+    job_file: JobFile,
+    window: Annotated[
+        str,
+        typer.Option(help="A time in the window, such as 2026-01-01T09:00Z; or FROM..TO, from FROM until before TO."),
+    ],
+) -> None:
+    """Derive a job's sample again from its input, and compare it with what was written.
+
+    Exit code 1 if it is another.
+    """
+    with _errors_told():
+        job = _load(job_file)
+        _load_kernels(job)
+        from streamsample.clock import SystemClock
+        from streamsample.kafka.topics import TopicAdmin
+        from streamsample.runtime.verify import verify as verified
+
+        admin = TopicAdmin(job.kafka.options("admin"))
+        try:
+            verdicts = verified(job, window, admin, SystemClock())
+        finally:
+            admin.close()
+        for verdict in verdicts:
+            for line in verdict.lines():
+                out.print(line, style=None if verdict.right else "red", markup=False)
+        if not all(verdict.right for verdict in verdicts):
+            raise typer.Exit(EXIT_FAILURE)
+
+
+@app.command()
 def reset(
     job_file: JobFile,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,

@@ -104,6 +104,12 @@ def parse_moment(value: Any) -> int:
     return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
+def moment_text(moment_ms: int) -> str:
+    """ISO 8601 in UTC, as short as it is exact."""
+    text = (_EPOCH + timedelta(milliseconds=moment_ms)).isoformat(timespec="milliseconds").removesuffix("+00:00")
+    return text.removesuffix(".000") + "Z"
+
+
 def _plausible_epoch_ms(ms: int) -> int:
     if ms < 0:
         raise Wrong("is before 1970", "a time is given in milliseconds since 1970, or as 2013-01-01T00:00:00Z")

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fastavro
 import numpy as np
 
 from streamsample.clock import SystemClock
 from streamsample.config import Job
 from streamsample.demo.expectation import Check, Expectation
 from streamsample.demo.flights import Flights
-from streamsample.errors import StreamsampleError
-from streamsample.kafka.consumer import ColumnarConsumer
 from streamsample.kafka.topics import TopicAdmin
-from streamsample.records import Int64s, RecordBatch, Spans, TopicPartition
+from streamsample.records import Int64s, Spans
+from streamsample.runtime.readback import TrainingReader, batches_of
 
 COMPARED = 1_000
 _SEED = 2013
-_READ_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +33,8 @@ class Written:
 
 
 def read_topic(job: Job, admin: TopicAdmin, topic: str) -> Written:
-    """Everything in `topic`, under read_committed. Raises StreamsampleError if it cannot be read in time."""
-    partitions = [TopicPartition(topic, number) for number in range(admin.describe([topic])[topic].partitions)]
-    ends = admin.latest(partitions)
-    clock = SystemClock()
-    limit_ms = clock.elapsed_ms() + _READ_MS
-    batches: list[RecordBatch] = []
-    with ColumnarConsumer(job.kafka.options("consumer"), client_id="demo-reader") as consumer:
-        consumer.assign(partitions)
-        for partition in partitions:
-            consumer.seek(partition, 0)
-        consumer.resume(partitions)
-        while any((consumer.position(partition) or 0) < ends[partition] for partition in partitions):
-            batches += consumer.poll(100)
-            if clock.elapsed_ms() > limit_ms:
-                raise StreamsampleError(f"{topic} could not be read to its end within {_READ_MS // 1000} s")
-    held = [batch for batch in batches if len(batch)]
+    """Everything in `topic`, under read_committed. Raises UnreachableError if it cannot be read."""
+    held = [batch for batch in batches_of(job, admin, topic, SystemClock()) if len(batch)]
     return Written(
         Spans.concat([batch.keys for batch in held]),
         Spans.concat([batch.values for batch in held]),
@@ -62,8 +44,8 @@ def read_topic(job: Job, admin: TopicAdmin, topic: str) -> Written:
 
 def decode(values: Spans, rows: Int64s, schema: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The training records at `rows`, by fastavro."""
-    parsed = fastavro.parse_schema(dict(schema))
-    return [fastavro.schemaless_reader(io.BytesIO(values[row] or b""), parsed, None) for row in rows.tolist()]
+    reader = TrainingReader([schema], [])
+    return [reader.decode(values[row] or b"") for row in rows.tolist()]
 
 
 def check_written(

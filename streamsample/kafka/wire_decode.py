@@ -377,3 +377,26 @@ class FetchedBatches:
         for part, start, end in zip(parts, table[:, _START].tolist(), ends.tolist(), strict=True):
             arena[start:end] = np.frombuffer(part, np.uint8)
         return arena
+
+
+def decode_headers(raw: bytes | None) -> list[tuple[str, bytes | None]]:
+    """The headers of one record, as a batch's column has them: in the v2 format, without their count."""
+    found: list[tuple[str, bytes | None]] = []
+    at, end = 0, len(raw or b"")
+    while raw is not None and at < end:
+        size, at = _header_varint(raw, at)
+        name, at = raw[at : at + size].decode(errors="replace"), at + size
+        size, at = _header_varint(raw, at)
+        found.append((name, None if size < 0 else raw[at : at + size]))
+        at += max(size, 0)
+    return found
+
+
+def _header_varint(raw: bytes, at: int) -> tuple[int, int]:
+    bits = shift = 0
+    while True:
+        byte = raw[at]
+        bits |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return (bits >> 1) ^ -(bits & 1), at

@@ -19,7 +19,6 @@ from streamsample.runtime.state import SchemaName
 from streamsample.runtime.training import ENVELOPE_BYTES_MAX, TARGET_BYTES_MAX, Encoded, Sampled, TrainingRecords
 from streamsample.runtime.windowing import offered, unusable_numbers
 from streamsample.sampling.design import Selection, unit_hash
-from streamsample.sampling.rate_by_count import RateByCount
 from streamsample.sampling.window_columns import Details, Drawn
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ class Samples:
             events, unit, stratum = self._with_units(sample, draw.units, events)
             chosen = draw.design.decide(unit, stratum)
             if number in self._rates:
-                events, chosen = self._by_count(self._rates[number], draw.design.seed, events, unit)
+                events, chosen = self._by_count(number, draw.design.seed, events, unit)
             rows = np.flatnonzero(chosen.keep)
             self._count_draw(sample, draw.design.declared, chosen.declared, chosen.keep)
             events, probability = events.take(rows), chosen.probability[rows]
@@ -123,19 +122,18 @@ class Samples:
             stratum = None if stratum is None else stratum.take(fits)
         return Kept(events, stratum, probability) if len(events.rows) else None
 
-    def _by_count(self, rates: RateByCount, seed: int, events: Events, unit: Spans) -> tuple[Events, Selection]:
+    def _by_count(self, number: int, seed: int, events: Events, unit: Spans) -> tuple[Events, Selection]:
         """The decision by the rates of the records' windows; and the events without those that came too late."""
-        rate, late = rates.decide(events.times)
+        rate, late = self._rates[number].decide(events.times)
         if late.any():
-            self._refuse_late(events, late)
+            self._refuse_late(self._plan.samples[number], events, late)
             rows = np.flatnonzero(~late)
             events, unit, rate = events.take(rows), unit.take(rows), rate[rows]
         return events, Selection(unit_hash(unit, seed) < rate, rate, np.full(len(rate), -1, np.int32))
 
-    def _refuse_late(self, events: Events, late: Bools) -> None:
+    def _refuse_late(self, sample: SamplePlan, events: Events, late: Bools) -> None:
         self._owner.counts[SEPARATOR.join(("prediction", "late"))] += int(np.count_nonzero(late))
-        words = "its window had closed before it was read"
-        self._owner.refuse(events, np.flatnonzero(late), "late", words, stage="sample")
+        self._owner.refuse(events, np.flatnonzero(late), "late", late_words(sample), stage="sample")
 
     def snapshot(self) -> dict[int, bytes]:
         """The rates that are made of counts, by the samples' numbers."""
@@ -201,7 +199,7 @@ class Samples:
             hashes = hash64(unit, draw.seed)
             hashed[draw.units.unit, draw.seed] = events, hashes
         shown = offered(draw, self._owner.partition, events, hashes, stratum)
-        self._refuse_late(events, self.windows.steps[number].on_records(shown, details))
+        self._refuse_late(sample, events, self.windows.steps[number].on_records(shown, details))
 
     def advance(self, goal: int, without_idle: int) -> tuple[bool, bool]:
         """Let the watermark come to `goal`: whether all is done, and whether anything came of it."""
@@ -263,3 +261,8 @@ class Samples:
         for what, count in (("kept", kept), ("dropped", dropped)):
             key = SEPARATOR.join(("sampled", sample.name or "", stratum, what))
             self._owner.counts[key] = count if instead else self._owner.counts[key] + count
+
+
+def late_words(sample: SamplePlan) -> str:
+    """What the dead letter of a record says that came after its window had closed."""
+    return f"its window had closed before it was read ({sample.key})"

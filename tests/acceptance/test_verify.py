@@ -1,0 +1,139 @@
+"""`streamsample verify`: the sample derived again from the topics, against what was written."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from streamsample.clock import SystemClock
+from streamsample.config.units import moment_text
+from streamsample.errors import ConfigurationError, NotYetError
+from streamsample.kafka.topics import TopicAdmin
+from streamsample.runtime.verify import Span, Verdict, parse_span, verify
+from tests.acceptance.cluster import MakeJob, OnBroker, Raw
+from tests.acceptance.timelines import T0, Event, later
+from tests.acceptance.windows import GLOBAL, RESERVOIR, WEIGHTED, WINDOW, drawn, only, shown
+
+EVENTS = shown(1_500)
+ALL = f"{moment_text(T0)}..{moment_text(T0 + 3_600_000)}"
+HEAVY = {**WEIGHTED, "scope": "global"}
+SIMPLE = {"design": "simple", "rate": 0.2, "seed": 3}
+
+
+def the_end() -> list[Event]:
+    return [Event("shown", event.at, event.id, {"country": "IS", "amount": 1}) for event in later("1h", ["shown"])]
+
+
+def ran(job: OnBroker) -> OnBroker:
+    job.publish(EVENTS)
+    job.later(the_end())
+    job.run()
+    return job
+
+
+def verdicts(job: OnBroker, window: str = ALL) -> list[Verdict]:
+    admin = TopicAdmin(job.job.kafka.options("admin"))
+    try:
+        return verify(job.job, window, admin, SystemClock())
+    finally:
+        admin.close()
+
+
+def count(events: list[Event], design: dict[str, Any]) -> int:
+    return len(drawn(events, design))
+
+
+def test_a_sample_of_the_whole_topic_is_derived_again_and_late_records_are_left_out(make_job: MakeJob) -> None:
+    job = ran(make_job(only(GLOBAL), partitions=3))
+    job.publish(shown(5, first=9))  # of windows that have closed
+    job.run()
+    (verdict,) = verdicts(job)
+    assert verdict.right, verdict.lines()
+    assert verdict.equal == verdict.derived == count(EVENTS, GLOBAL)
+    assert (verdict.shown, verdict.refused) == (len(EVENTS), 5)
+    one = T0 + 2 * WINDOW
+    (verdict,) = verdicts(job, moment_text(one + 17))
+    assert verdict.span == Span(one // WINDOW * WINDOW, (one // WINDOW + 1) * WINDOW)
+    inside = [event for event in EVENTS if event.at // WINDOW == one // WINDOW]
+    assert verdict.right
+    assert (verdict.shown, verdict.equal) == (len(inside), count(inside, GLOBAL))
+
+
+@pytest.mark.parametrize("design", [RESERVOIR, SIMPLE], ids=["partition", "rate"])
+def test_samples_of_partitions_and_by_rate_are_derived_again(make_job: MakeJob, design: dict[str, Any]) -> None:
+    job = ran(make_job(only(design), partitions=2))
+    (verdict,) = verdicts(job)
+    assert verdict.right, verdict.lines()
+    assert verdict.equal > 50
+    assert verdict.shown == len(EVENTS)
+
+
+def test_several_samples_are_verified_each_by_itself(make_job: MakeJob) -> None:
+    job = ran(make_job({"feedback": None, "targets": None, "samples": {"even": GLOBAL, "heavy": HEAVY}}))
+    found = verdicts(job)
+    assert [verdict.sample for verdict in found] == ["even", "heavy"]
+    assert all(verdict.right for verdict in found), [verdict.lines() for verdict in found]
+    assert [verdict.equal for verdict in found] == [count(EVENTS, GLOBAL), count(EVENTS, WEIGHTED)]
+
+
+def test_a_draw_before_labels_is_verified_for_what_is_settled(make_job: MakeJob) -> None:
+    job = make_job({"sample": SIMPLE})
+    job.publish(EVENTS)
+    job.later(later("1m", ["shown", "clicked"]))
+    job.run()
+    (verdict,) = verdicts(job)
+    assert verdict.right, verdict.lines()
+    assert verdict.pending > 100
+    assert verdict.equal + verdict.pending == verdict.derived
+    job.later(later("9h", ["shown", "clicked"]))
+    job.run()
+    (verdict,) = verdicts(job)
+    assert verdict.right, verdict.lines()
+    assert verdict.equal == verdict.derived > 200
+
+
+def test_what_was_changed_taken_away_or_added_is_named(make_job: MakeJob) -> None:
+    job = ran(make_job(only(GLOBAL)))
+    written = [record for record in job.written if not record.tree["features"]["id"].startswith("later")]
+    job.delete_records("training")
+    changed = written[0].tree
+    changed["sampling"]["probability"] = 0.5
+    added = {**written[1].tree, "record_id": "0" * 32}
+    values = [json.dumps(changed).encode(), written[1].value, written[1].value, json.dumps(added).encode()]
+    stamps = [written[0].timestamp, *[written[1].timestamp] * 3]
+    rest = written[3:]
+    values += [record.value for record in rest]
+    stamps += [record.timestamp for record in rest]
+    job.write("training", [Raw(value, b"k", 0, stamp) for value, stamp in zip(values, stamps, strict=True)])
+    (verdict,) = verdicts(job)
+    assert not verdict.right
+    assert (verdict.differing, verdict.missing, verdict.unexpected, verdict.doubled) == (1, 1, 1, 1)
+    text = "\n".join(verdict.lines())
+    place = changed["lineage"]["prediction"]
+    assert f"{place['topic']}/{place['partition']}@{place['offset']}: sampling.probability: derived " in text
+    assert "was not written" in text
+    assert "was written twice" in text
+    assert "NOT the same" in text
+
+
+def test_windows_are_written_as_times_or_spans() -> None:
+    assert parse_span("2026-01-01..2026-01-02", None) == Span(1_767_225_600_000, 1_767_312_000_000)
+    assert parse_span("2026-01-01T00:10Z", 3_600_000) == Span(1_767_225_600_000, 1_767_229_200_000)
+    assert parse_span("2026-01-01T00:10Z..2026-01-01T01:10Z", 3_600_000).end == 1_767_232_800_000
+    for text, words in (
+        ("2026-01-01", "names none - write FROM..TO"),
+        ("2026-01-02..2026-01-01", "ends before it begins"),
+        ("yesterday", "is not a time"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            parse_span(text, None)
+
+
+def test_what_cannot_be_verified_is_refused_by_name(make_job: MakeJob) -> None:
+    job = make_job(only({"design": "reservoir", "k": 5, "every": "30s"}))
+    with pytest.raises(NotYetError, match="sample: not yet: verifying"):
+        verdicts(job)
+    with pytest.raises(ConfigurationError, match="does not sample"):
+        verdicts(make_job())
