@@ -16,7 +16,8 @@
     │       └── FencedError               another worker has taken over our tasks       (retriable)
     ├── DeadLetterLimitError      too many records could not be used
     ├── StateError                the state cannot be restored or does not fit the job
-    │   └── ChangelogGapError         the changelog lacks what the committed position needs
+    │   ├── ChangelogGapError         the changelog lacks what the committed position needs
+    │   └── LocalStateError           what was kept on the local disk is damaged        (retriable)
     └── InvariantError            a law of ours is broken: a bug, or damaged memory
 
 Every message names what it concerns (topic/partition@offset, or file:line:column and key) and, after a dash, the
@@ -116,6 +117,12 @@ class DeadLetterLimitError(StreamsampleError):
 
 class StateError(StreamsampleError):
     """The state cannot be restored, or was made by a job of another shape."""
+
+
+class LocalStateError(StateError):
+    """What was kept on the local disk is damaged. It is only a copy: the worker rolls back, and restores."""
+
+    retriable = True
 
 
 class ChangelogGapError(StateError):

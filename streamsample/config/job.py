@@ -138,6 +138,11 @@ class Job(Section):
         return self.state.directory or Path(".streamsample", self.name).absolute()
 
     @property
+    def rows_directory(self) -> Path:
+        """Where workers keep payload of open rows that is beyond their memory."""
+        return self.state_directory / "rows"
+
+    @property
     def sources(self) -> dict[str, Source]:
         """Every topic that is read: the input under its topic's name, then each feedback."""
         return {source.topic: source for source in (self.input, *self.feedback.values())}

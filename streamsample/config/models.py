@@ -446,3 +446,9 @@ class State(Section):
     directory: Directory | None = Field(
         None, description="a directory of this job's own; default: `.streamsample/<job>` where the job is started"
     )
+    memory_limit_bytes: Size | None = Field(
+        None,
+        alias="memory_limit",
+        description="how much payload of open rows a worker holds in memory; what is more lies in files of the "
+        "directory; default: all in memory",
+    )

@@ -114,7 +114,6 @@ _TABLE: dict[str, NotYet] = {
     "targets.*.rules.*.window": NotYet("windows by rule", "give the window on the target"),
     "targets.*.rules.*.where": _WHERE,
     "targets.*.rules.*.label": NotYet("labels of text", "use a number", _is_text),
-    "state.memory_limit": NotYet("rows on disk", "open rows are held in memory: see limits.open_rows_max"),
     "output.registry": _SOURCE["registry"],
     "output.subject": _SOURCE["registry"],
     "feedback.*": NotYet("several topics in one feedback", "name one topic", _is_list),

@@ -5,6 +5,7 @@ from streamsample.labels.join import LabelJoin
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.results import DUPLICATE, LATE, LIMIT, NEW, Counts, FeedbackUsed, Settled, TargetColumns
 from streamsample.labels.settings import JoinSettings, Limits, TargetRule, bits_of
+from streamsample.labels.space import PayloadSpace
 from streamsample.labels.watermark import Watermark
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LabelJoin",
     "Ledger",
     "Limits",
+    "PayloadSpace",
     "Settled",
     "TargetColumns",
     "TargetRule",

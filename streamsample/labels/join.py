@@ -34,6 +34,7 @@ from streamsample.labels.row_kernels import LATE_ROW, REFUSED_ROW, find_rows, in
 from streamsample.labels.rows import Rows
 from streamsample.labels.settings import ID_BYTES_MAX, TIME_MAX, JoinSettings
 from streamsample.labels.settle import build_settled
+from streamsample.labels.space import PayloadSpace
 from streamsample.labels.tables import HELD, INDEXED, OPEN_ROWS, FeedbackBatch, PredictionBatch, Times
 from streamsample.labels.waiting import Waiting
 from streamsample.labels.watermark import MIN
@@ -52,7 +53,8 @@ class LabelJoin:
     `on_watermark` whenever the watermark has moved (after the batches that moved it). At a commit: `snapshot_delta`.
     """
 
-    def __init__(self, settings: JoinSettings) -> None:
+    def __init__(self, settings: JoinSettings, space: PayloadSpace | None = None) -> None:
+        """space: where the rows' payload lies; default: in memory."""
         self.settings = settings
         self.ledger = Ledger(tuple(target.name for target in settings.targets))
         self.watermark = MIN
@@ -61,7 +63,7 @@ class LabelJoin:
         """Every row with `ts < settled_before` has been settled; a prediction from before it is late."""
         span = settings.reach_ms + settings.hold_ms
         width = max(_BUCKET_MS_MIN, settings.reach_ms // _BUCKETS, span // _BUCKETS_MAX)
-        self._rows = Rows(width)
+        self._rows = Rows(width, PayloadSpace() if space is None else space)
         self._matches = Matches(settings, self.ledger)
         self._waiting = Waiting(self._matches.width)
         self._rules = [settings.rules_of(source) for source in range(len(settings.feedback))]
@@ -224,6 +226,10 @@ class LabelJoin:
             bucket.saved = int(self._rows.table.buckets["rows"][bucket.slot])
         self._waiting.take_fresh()
         self._matches.take_log()
+
+    def close(self) -> None:
+        """Give memory and files back. Nothing can be asked of the join any more."""
+        self._rows.free()
 
     def check(self) -> None:
         """Raise InvariantError when a conservation law (A18) does not hold."""

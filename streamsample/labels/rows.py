@@ -17,6 +17,7 @@ from streamsample.labels.row_kernels import copy_rows, list_rows, remove_rows
 from streamsample.labels.runs import SortedRuns
 from streamsample.labels.segments import Segment
 from streamsample.labels.settings import ID_BYTES_MAX
+from streamsample.labels.space import PayloadSpace
 from streamsample.labels.tables import (
     BLOCK,
     BLOCKS_FREE,
@@ -62,8 +63,9 @@ class Rows:
 
     _SLOTS_MIN = 64
 
-    def __init__(self, width_ms: int) -> None:
+    def __init__(self, width_ms: int, space: PayloadSpace) -> None:
         self.width_ms = width_ms
+        self._space = space
         self.table = self._empty()
         self.buckets: dict[int, Bucket] = {}
         self.open: list[int] = []
@@ -201,6 +203,8 @@ class Rows:
             if table["min_fresh"][bucket.slot] < before:
                 self._sort_fresh(bucket, settled_before)
             handles = bucket.runs.take_before(before)[1]
+            if len(handles):
+                bucket.segment.check()
             self.touched += len(handles)
             closing.append(handles)
         return np.concatenate(closing)
@@ -225,6 +229,12 @@ class Rows:
             self._free_slots = []
             if len(self.table.rows) > BLOCK:
                 self.table = self._empty()
+
+    def free(self) -> None:
+        """Give all payload back. Nothing can be asked of the rows any more."""
+        for bucket in self.buckets.values():
+            bucket.segment.free()
+        self.buckets = {}
 
     def first_open(self) -> int | None:
         """A lower bound of the event times of unsettled rows."""
@@ -265,7 +275,7 @@ class Rows:
             if slot >= len(self.table.buckets):
                 self.table = self.table._replace(buckets=grown(self.table.buckets, slot, slot + 1))
             self.table.buckets[slot] = (0, _MAX, -_MAX, NONE, NONE, 0, NONE, 0, 0)
-            bucket = self.buckets[number] = Bucket(number, slot, Segment())
+            bucket = self.buckets[number] = Bucket(number, slot, Segment(self._space))
             insort(self.open, number)
         return bucket
 

@@ -1,4 +1,4 @@
-"""Byte strings in append-only chunks that never move: a bucket's payload, freed as a whole."""
+"""Byte strings in append-only chunks that never move: a bucket's payload, freed as a whole (see `space`)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from streamsample.gather import room_for
 from streamsample.kernels import I32, I64, U8, U8_OUT, borrow, copy_bytes, copy_from_address, kernel
+from streamsample.labels.space import Chunk, PayloadSpace, check
 from streamsample.labels.tables import ROW_TABLE, RowTable
-from streamsample.records import Bytes, Int32s, Int64s, Spans
+from streamsample.records import Int32s, Int64s, Spans
 
 _CHUNK_MIN: Final = 1 << 15
 _CHUNK_MAX: Final = 1 << 23
@@ -48,11 +49,12 @@ def gather_addresses(address, size, out_start, out):  # type: ignore[no-untyped-
 class Segment:
     """The payload of one bucket's rows; the rows hold its memory addresses."""
 
-    __slots__ = ("_at", "_chunks", "bytes_used")
+    __slots__ = ("_checked", "_chunks", "_space", "bytes_used")
 
-    def __init__(self) -> None:
-        self._chunks: list[Bytes] = []
-        self._at = 0
+    def __init__(self, space: PayloadSpace) -> None:
+        self._space = space
+        self._chunks: list[Chunk] = []
+        self._checked = 0
         self.bytes_used = 0
 
     def append(self, table: RowTable, picks: Int64s, handles: NDArray[np.int32], payload: Spans) -> None:
@@ -60,8 +62,9 @@ class Segment:
         first = 0
         while True:
             if self._chunks:
-                chunk, before = self._chunks[-1], self._at
-                first, self._at = append_payload(
+                chunk = self._chunks[-1]
+                before = chunk.used
+                first, chunk.used = append_payload(
                     table,
                     picks,
                     first,
@@ -69,21 +72,33 @@ class Segment:
                     payload.buffer,
                     payload.start,
                     payload.size,
-                    chunk,
-                    chunk.ctypes.data,
+                    chunk.view,
+                    chunk.address,
                     before,
                 )
-                self.bytes_used += self._at - before
+                self.bytes_used += chunk.used - before
             if first == len(picks):
                 return
+            if self._chunks:
+                self._space.filled(self._chunks[-1])
             room = min(_CHUNK_MAX, max(_CHUNK_MIN, self.bytes_used // _CHUNK_SHARE))
-            self._chunks.append(np.empty(max(room, int(payload.size[picks[first]])), np.uint8))
-            self._at = 0
+            self._chunks.append(self._space.chunk(max(room, int(payload.size[picks[first]]))))
+
+    def check(self) -> None:
+        """Before payload is read: that what lies in files is what was written. Each chunk is looked at once.
+
+        Raises LocalStateError if it is not.
+        """
+        for chunk in self._chunks[self._checked :]:
+            check(chunk)
+        self._checked = max(len(self._chunks) - 1, 0)  # the last one is still written to
 
     def free(self) -> None:
         """Forget all payload."""
+        for chunk in self._chunks:
+            self._space.free(chunk)
         self._chunks = []
-        self._at = self.bytes_used = 0
+        self._checked = self.bytes_used = 0
 
 
 def packed_addresses(address: Int64s, size: Int32s) -> Spans:

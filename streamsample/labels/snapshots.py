@@ -90,6 +90,8 @@ def _chosen_rows(rows: Rows, times: Times, rewrites: list[tuple[int, int]]) -> t
             for low, high in rewrites:
                 wanted |= (offset >= low) & (offset <= high)
             again.append(handles[: bucket.saved][wanted])
+            if wanted.any():
+                bucket.segment.check()
             handles = np.concatenate([again[-1], handles[bucket.saved :]])
         bucket.saved = int(rows.table.buckets["rows"][bucket.slot])
         chosen.append(handles)

@@ -103,6 +103,7 @@ class Metrics:
         )
         self.waiting = self._gauge("waiting_feedback", "Feedback that waits for its prediction.")
         self.state_bytes = self._gauge("state_bytes", "Memory of the open rows, their payload and their feedback.")
+        self.file_bytes = self._gauge("state_file_bytes", "Payload of open rows that lies in files, not in memory.")
         self.changelog_bytes = self._gauge("changelog_bytes", "Bytes of the changelog that a restore would read.")
         self.watermark = self._gauge(
             "watermark_timestamp_seconds",

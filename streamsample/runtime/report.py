@@ -117,7 +117,9 @@ class Report:
         """Note how long a restore took."""
         self._metrics.restore_seconds.set(seconds)
 
-    def standing(self, tasks: Mapping[int, Task], lags: Mapping[str, int], now_ms: int, restoring: int) -> None:
+    def standing(
+        self, tasks: Mapping[int, Task], lags: Mapping[str, int], now_ms: int, restoring: int, file_bytes: int
+    ) -> None:
         """Set the gauges to how things stand."""
         metrics, progress = self._metrics, self.progress
         joins = [task.join for task in tasks.values() if task.join is not None]
@@ -132,8 +134,9 @@ class Report:
         metrics.held_rows.set(sum(count.held_rows for count in counts) + candidates)
         metrics.waiting.set(sum(count.waiting for count in counts))
         metrics.state_bytes.set(
-            sum(join.state_bytes() for join in joins) + sum(sample.bytes_used() for sample in samples)
+            sum(join.state_bytes() for join in joins) + sum(sample.bytes_used() for sample in samples) - file_bytes
         )
+        metrics.file_bytes.set(file_bytes)
         metrics.changelog_bytes.set(sum(task.log.size_bytes for task in tasks.values()))
         metrics.tasks.set(progress.tasks)
         for topic, lag in lags.items():

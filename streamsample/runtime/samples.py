@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamsample.hashing import hash64
+from streamsample.labels import PayloadSpace
 from streamsample.records import Bools, Float64s, Int64s, Spans
 from streamsample.runtime.exchange import Mail, Message
 from streamsample.runtime.plan import Plan, SamplePlan, Units, WindowDraw
@@ -32,13 +33,14 @@ _ESCAPED = 6
 
 @dataclass(frozen=True, slots=True)
 class TaskSettings:
-    """What a task must know of the cluster. output_bytes_max: the output topic's max.message.bytes; exchange_bytes_max:
-    the internal topic's.
+    """What a task must know of the cluster and the machine. output_bytes_max: the output topic's max.message.bytes;
+    exchange_bytes_max: the internal topic's; space: where the payload of open rows lies, by default in memory.
     """
 
     partitions: int
     output_bytes_max: int
     exchange_bytes_max: int
+    space: PayloadSpace = field(default_factory=PayloadSpace)
 
 
 class Owner(Protocol):

@@ -65,6 +65,7 @@ def run_job(job: Job, path: Path, options: Options) -> Progress:
     """
     clock = SystemClock()
     with _locked(job.state_directory):
+        shutil.rmtree(job.rows_directory, ignore_errors=True)  # of workers that were killed
         if options.workers > 1:
             return _run_many(job, path, options, clock)
         return run_one(job, options, clock)

@@ -73,7 +73,7 @@ class Task:
         self.partition = partition
         self.positions: dict[str, int] = {}
         self.counts: Counter[str] = Counter()
-        self.join = None if plan.join is None else LabelJoin(plan.join)
+        self.join = None if plan.join is None else LabelJoin(plan.join, settings.space)
         self.log = ChunkLog()
         self.start_ms: int | None = None
         self.covered_from = {item.source.topic: MIN for item in plan.feedback}
@@ -101,6 +101,11 @@ class Task:
         if self.windows is not None:
             return self.windows.watermark
         return self.watermark.value() if self.join is None else self.join.watermark
+
+    def close(self) -> None:
+        """Give memory and files back. Nothing can be asked of the task any more."""
+        if self.join is not None:
+            self.join.close()
 
     # -- events in --------------------------------------------------------------------------------
 

@@ -13,9 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from streamsample.clock import Clock
-from streamsample.errors import FencedError, StreamsampleError, TransactionFailedError, UnreachableError
+from streamsample.errors import (
+    FencedError,
+    LocalStateError,
+    StreamsampleError,
+    TransactionFailedError,
+    UnreachableError,
+)
 from streamsample.kafka.consumer import ColumnarConsumer, FetchLimits, Rebalance
 from streamsample.kafka.topics import TopicAdmin
+from streamsample.labels import PayloadSpace
 from streamsample.records import RecordBatch, TopicPartition
 from streamsample.runtime.follow import Follower, TopicClock
 from streamsample.runtime.plan import Plan
@@ -38,7 +45,7 @@ _TRIM_MS = 30_000
 _ASK_MS = 500
 _FAILURES_MAX = 20
 _BACKOFF_MS_MAX = 5_000
-_RETRIABLE = (TransactionFailedError, UnreachableError)
+_RETRIABLE = (TransactionFailedError, UnreachableError, LocalStateError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,8 @@ class Worker:
         self._tasks: dict[int, Task] = {}
         self._restoring: dict[int, Restoration | FirstStart] = {}
         self._sink = Sink(plan, cluster, admin, clock)
+        state = plan.job.state
+        self._space = PayloadSpace(plan.job.rows_directory / settings.name, state.memory_limit_bytes)
         self._follower = Follower(TopicClock(self._reading, clock, settings.name))
         self._bytes_ahead: dict[TopicPartition, int] = {}
         self._watermarks: dict[int, int] = {}
@@ -315,10 +324,13 @@ class Worker:
 
     def _drop(self, partitions: set[int]) -> None:
         for partition in partitions:
-            self._tasks.pop(partition, None)
+            task = self._tasks.pop(partition, None)
+            if task is not None:
+                task.close()
             restoration = self._restoring.pop(partition, None)
             if restoration is not None:
                 restoration.close()
+                restoration.task.close()
 
     def _adopt(self, partitions: set[int]) -> None:
         """Begin tasks: restore those that the group has committed for, start the others."""
@@ -326,7 +338,7 @@ class Worker:
         committed = self._consumer.committed(sources)
         for partition in sorted(partitions):
             settings = TaskSettings(
-                self._cluster.partitions, self._cluster.output_bytes_max, self._cluster.exchange_bytes_max
+                self._cluster.partitions, self._cluster.output_bytes_max, self._cluster.exchange_bytes_max, self._space
             )
             task = Task(self._plan, partition, settings)
             restoration = begin(task, self._reading, self._settings.name, self._consumer, committed, self._clock)
@@ -453,10 +465,11 @@ class Worker:
                 source = TopicPartition(topic, partition)
                 end = max(self._consumer.high_watermark(source) or 0, self._ends.get(source, 0))
                 lags[topic] += max(0, end - (self._consumer.position(source) or 0))
-        self._report.standing(self._tasks, lags, self._clock.now_ms(), len(self._restoring))
+        self._report.standing(self._tasks, lags, self._clock.now_ms(), len(self._restoring), self._space.file_bytes)
 
     def _close(self) -> None:
-        self._drop(set(self._restoring))
+        self._drop(set(self._tasks) | set(self._restoring))
+        self._space.close()
         self._follower.close()
         self._sink.discard()
         self._consumer.close()

@@ -88,7 +88,7 @@ class OnBroker:
         self.partitions = partitions
         self.tree = job_tree(name, changes(name) if callable(changes) else changes)
         self.tree["kafka"]["bootstrap_servers"] = servers
-        self.tree["state"] = {"directory": str(directory / name)}
+        self.tree["state"] = {**self.tree.get("state", {}), "directory": str(directory / name)}
         self.path = directory / f"{name}.yaml"
         self.save()
         kinds = [self.tree["input"]["topic"], *(item["topic"] for item in self.tree.get("feedback", {}).values())]

@@ -112,6 +112,7 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
     "metrics.host": ({"metrics.host": "::"}, NEITHER),
     "metrics.port": ({"metrics.port": 0}, NEITHER),
     "state.directory": ({"state.directory": "elsewhere"}, NEITHER),
+    "state.memory_limit": ({"state.memory_limit": "1GB"}, NEITHER),
 }
 
 SAMPLED: dict[str, Any] = {

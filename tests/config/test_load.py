@@ -241,7 +241,6 @@ NOT_YET = [
     ("label: 1", "label: 1, undone_by: x", "rules[0].undone_by: not yet"),
     ("field: amount", "field: amount, take: sum", "rules[0].take: not yet"),
     ("grace: 5s", "corrections: 7d", "corrections: not yet"),
-    ("grace: 5s", "state: {memory_limit: 1GB}", "state.memory_limit: not yet"),
     ("grace: 5s", "tests: []", "tests: not yet"),
 ]
 

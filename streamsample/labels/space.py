@@ -1,0 +1,201 @@
+"""Where the payload of open rows lies: in memory up to a limit, beyond it in files, at the same addresses.
+
+A chunk is a piece of the address space. When more is held than the limit allows, the next chunk that is full is written
+to a file, and the file mapped in its place: the rows that name addresses in it do not notice, and its memory is free.
+What is full last is read last, as rows settle in the order of their event time; so files are written and read in order.
+A file is removed when all of its chunks are free.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from crc32c import crc32c
+
+from streamsample.errors import LocalStateError, StateError
+from streamsample.records import Bytes
+
+_FILE_BYTES: Final = 256 << 20
+"""A file is full beyond this: so that disk space comes back while others are still needed."""
+_FAILED: Final = ctypes.c_void_p(-1).value
+
+
+class Chunk:
+    """A piece of memory that never moves. view: its bytes, to be written to until it is full."""
+
+    __slots__ = ("_memory", "address", "checksum", "file", "offset", "used", "view")
+
+    def __init__(self, size: int) -> None:
+        self._memory = mmap.mmap(-1, _pages(size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.view: Bytes = np.frombuffer(self._memory, np.uint8)
+        self.address: int = self.view.ctypes.data
+        self.used = 0
+        self.file: _File | None = None
+        self.offset = 0
+        self.checksum = 0
+
+
+class PayloadSpace:
+    """Gives chunks. directory: where files may be written, a directory of this process's own, which is made when it is
+    needed; memory_limit: bytes of full chunks to hold in memory, None: all of them.
+    """
+
+    def __init__(self, directory: Path | None = None, memory_limit: int | None = None) -> None:
+        self._directory = directory
+        self._limit = memory_limit if directory is not None else None
+        self._files = 0
+        self._file: _File | None = None
+        self.memory_bytes = 0
+        """Of chunks in memory."""
+        self.file_bytes = 0
+        """Of chunks in files."""
+
+    def chunk(self, size: int) -> Chunk:
+        """A new chunk of at least `size` bytes."""
+        chunk = Chunk(size)
+        self.memory_bytes += len(chunk.view)
+        return chunk
+
+    def filled(self, chunk: Chunk) -> None:
+        """Nothing more will be written to the chunk. Raises StateError if it should go to a file and cannot."""
+        if self._limit is not None and self.memory_bytes > self._limit:
+            self._spill(chunk)
+
+    def free(self, chunk: Chunk) -> None:
+        """Forget a chunk; nothing may read it any more."""
+        size = len(chunk.view)
+        if chunk.file is None:
+            self.memory_bytes -= size
+            return
+        self.file_bytes -= size
+        chunk.file.release()
+
+    def close(self) -> None:
+        """Remove the directory. All chunks must be free."""
+        if self._file is not None:
+            self._file.seal()
+            self._file = None
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _spill(self, chunk: Chunk) -> None:
+        size = len(chunk.view)
+        if self._file is None or self._file.size >= _FILE_BYTES:
+            self._file = self._next_file()
+        chunk.checksum = crc32c(chunk.view.data)
+        chunk.offset = self._file.append(chunk.view.data)
+        chunk.file = self._file
+        _map_over(chunk.address, size, self._file.descriptor, chunk.offset)
+        self.memory_bytes -= size
+        self.file_bytes += size
+
+    def _next_file(self) -> _File:
+        assert self._directory is not None
+        if self._file is not None:
+            self._file.seal()
+        self._files += 1
+        path = self._directory / f"payload-{self._files:06d}"
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            return _File(path)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
+
+def check(chunk: Chunk) -> None:
+    """Read a chunk back, if it is in a file. Raises LocalStateError if the file does not hold what was written."""
+    if chunk.file is not None:
+        chunk.file.check(chunk.offset, len(chunk.view), chunk.checksum)
+
+
+class _File:
+    """A file of chunks. It is gone when all of them are released, and nothing is appended any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.size = 0
+        self._chunks = 0
+        self._sealed = False
+
+    def append(self, data: memoryview) -> int:
+        """Write a chunk behind the others; where it begins."""
+        begin = self.size
+        try:
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self.descriptor, data[written:], begin + written)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        self.size = begin + len(data)
+        self._chunks += 1
+        return begin
+
+    def check(self, offset: int, size: int, checksum: int) -> None:
+        """See `check`."""
+        try:
+            found = os.pread(self.descriptor, size, offset)
+        except OSError as error:
+            raise self._damaged(offset, f"cannot be read: {error.strerror}") from error
+        if len(found) < size:
+            raise self._damaged(offset, f"is cut short: {len(found)} of {size} bytes are there")
+        if crc32c(found) != checksum:
+            raise self._damaged(offset, f"fails its checksum over {size} bytes")
+
+    def seal(self) -> None:
+        """Nothing will be appended any more."""
+        self._sealed = True
+        self._remove_if_unused()
+
+    def release(self) -> None:
+        """A chunk is not needed any more."""
+        self._chunks -= 1
+        self._remove_if_unused()
+
+    def _remove_if_unused(self) -> None:
+        if self._sealed and not self._chunks:
+            os.close(self.descriptor)
+            self.path.unlink(missing_ok=True)
+
+    def _damaged(self, offset: int, what: str) -> LocalStateError:
+        return LocalStateError(
+            f"{self.path}@{offset}: the payload of open rows {what}",
+            remedy="the state is restored from the changelog; if it happens again, check the disk, or give the job "
+            "another state.directory",
+        )
+
+
+def _cannot_write(path: Path, error: OSError) -> StateError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = "the disk is full" if full else f"cannot be written: {error.strerror}"
+    return StateError(
+        f"{path}: {what}; open rows beyond state.memory_limit are kept there",
+        remedy=f"make room in {path.parent}, give the job another state.directory, or raise state.memory_limit",
+    )
+
+
+def _pages(size: int) -> int:
+    return max(1, -(-size // mmap.PAGESIZE)) * mmap.PAGESIZE
+
+
+_mmap = ctypes.CDLL(None, use_errno=True).mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_MAP_FIXED: Final = 0x10  # the same on Linux and macOS, and not in the module mmap
+
+
+def _map_over(address: int, size: int, descriptor: int, offset: int) -> None:
+    """Let the pages at `address` be those of the file from now on. Whoever owns the range still unmaps it."""
+    flags = mmap.MAP_PRIVATE | _MAP_FIXED
+    if _mmap(address, size, mmap.PROT_READ, flags, descriptor, offset) == _FAILED:
+        raise StateError(
+            f"a file of open rows cannot be mapped: {os.strerror(ctypes.get_errno())}",
+            remedy="raise vm.max_map_count, or state.memory_limit",
+        )
