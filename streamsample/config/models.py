@@ -449,6 +449,6 @@ class State(Section):
     memory_limit_bytes: Size | None = Field(
         None,
         alias="memory_limit",
-        description="how much payload of open rows a worker holds in memory; what is more lies in files of the "
-        "directory; default: all in memory",
+        description="how much of the open rows a worker holds in memory; of what is beyond it, the payload lies in "
+        "files of the directory; default: all in memory",
     )

@@ -197,9 +197,12 @@ class LabelJoin:
         watermark and the ledger. Deltas with `needed_until` < watermark are not needed for a restore.
         """
         rewrites, self._rewrites = self._rewrites, []
-        return snapshots.take(
+        delta = snapshots.take(
             self.settings, self.ledger, self.watermark, self._times, self._rows, self._matches, self._waiting, rewrites
         )
+        # Not before: the delta would read back what is in a file.
+        self._rows.keep_limit(were_read=bool(rewrites))
+        return delta
 
     def restore(self, deltas: Sequence[Delta]) -> None:
         """Rebuild the state from deltas, oldest first, into a fresh join. Raises StateError.

@@ -66,6 +66,7 @@ class Rows:
     def __init__(self, width_ms: int, space: PayloadSpace) -> None:
         self.width_ms = width_ms
         self._space = space
+        self._counted = 0
         self.table = self._empty()
         self.buckets: dict[int, Bucket] = {}
         self.open: list[int] = []
@@ -136,6 +137,7 @@ class Rows:
             free = grown(table.pages_free, int(counts[PAGES_FREE]), len(link))
             table = table._replace(ids=ids, page_next=link, pages_free=free)
         self.table = table._replace(slots=with_room(table.slots, int(counts[INDEXED]), rows))
+        self._count_tables()
 
     def store_payload(
         self, buckets: list[Bucket], slots: Int32s, picks: Int64s, handles: Int32s, payload: Spans
@@ -229,12 +231,27 @@ class Rows:
             self._free_slots = []
             if len(self.table.rows) > BLOCK:
                 self.table = self._empty()
+                self._count_tables()
 
     def free(self) -> None:
         """Give all payload back. Nothing can be asked of the rows any more."""
         for bucket in self.buckets.values():
             bucket.segment.free()
         self.buckets = {}
+        self._space.table_bytes -= self._counted
+        self._counted = 0
+
+    def keep_limit(self, *, were_read: bool) -> None:
+        """Bring payload that is beyond the limit into files. were_read: whether old payload was read, for a delta."""
+        for bucket in self.buckets.values() if were_read else ():
+            bucket.segment.let_go()
+        self._count_tables()
+        self._space.keep_limit()
+
+    def _count_tables(self) -> None:
+        now = self._table_bytes()
+        self._space.table_bytes += now - self._counted
+        self._counted = now
 
     def first_open(self) -> int | None:
         """A lower bound of the event times of unsettled rows."""
@@ -247,11 +264,14 @@ class Rows:
 
     def bytes_used(self) -> int:
         """Bytes of memory in use, payload included, slack never touched left out."""
-        counts = self.table.counts
         payload = sum(bucket.segment.bytes_used for bucket in self.buckets.values())
         runs = sum(16 * len(bucket.runs) for bucket in self.buckets.values())
+        return self._table_bytes() + payload + runs
+
+    def _table_bytes(self) -> int:
+        counts = self.table.counts
         fixed = counts[BLOCKS_USED] * (BLOCK * ROW.itemsize + 8) + counts[PAGES_USED] * (PAGE + 8)
-        return int(fixed) + self.table.slots.nbytes + self.table.buckets.nbytes + payload + runs
+        return int(fixed) + self.table.slots.nbytes + self.table.buckets.nbytes
 
     def _sort_fresh(self, bucket: Bucket, settled_before: int) -> None:
         handles = self.handles(bucket, bucket.sorted)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from streamsample.gather import room_for
 from streamsample.kernels import I32, I64, U8, U8_OUT, borrow, copy_bytes, copy_from_address, kernel
-from streamsample.labels.space import Chunk, PayloadSpace, check
+from streamsample.labels.space import Chunk, PayloadSpace
 from streamsample.labels.tables import ROW_TABLE, RowTable
 from streamsample.records import Int32s, Int64s, Spans
 
@@ -90,8 +90,13 @@ class Segment:
         Raises LocalStateError if it is not.
         """
         for chunk in self._chunks[self._checked :]:
-            check(chunk)
+            chunk.check()
         self._checked = max(len(self._chunks) - 1, 0)  # the last one is still written to
+
+    def let_go(self) -> None:
+        """Free the memory that reading from files has taken."""
+        for chunk in self._chunks:
+            chunk.let_go()
 
     def free(self) -> None:
         """Forget all payload."""

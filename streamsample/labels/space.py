@@ -1,9 +1,9 @@
 """Where the payload of open rows lies: in memory up to a limit, beyond it in files, at the same addresses.
 
-A chunk is a piece of the address space. When more is held than the limit allows, the next chunk that is full is written
-to a file, and the file mapped in its place: the rows that name addresses in it do not notice, and its memory is free.
-What is full last is read last, as rows settle in the order of their event time; so files are written and read in order.
-A file is removed when all of its chunks are free.
+A chunk is a piece of the address space. While more is held than the limit allows, chunks that are full are written to
+files, which are mapped in their place: the rows that name addresses in them do not notice, and their memory is free.
+The newest go first, for what is full last is read last: rows settle in the order of their event time. A file is removed
+when all of its chunks are free.
 """
 
 from __future__ import annotations
@@ -30,21 +30,32 @@ _FAILED: Final = ctypes.c_void_p(-1).value
 class Chunk:
     """A piece of memory that never moves. view: its bytes, to be written to until it is full."""
 
-    __slots__ = ("_memory", "address", "checksum", "file", "offset", "used", "view")
+    __slots__ = ("_memory", "address", "checksum", "file", "freed", "offset", "used", "view")
 
     def __init__(self, size: int) -> None:
         self._memory = mmap.mmap(-1, _pages(size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.view: Bytes = np.frombuffer(self._memory, np.uint8)
         self.address: int = self.view.ctypes.data
         self.used = 0
+        self.freed = False
         self.file: _File | None = None
         self.offset = 0
         self.checksum = 0
 
+    def check(self) -> None:
+        """Read it back, if it is in a file. Raises LocalStateError if the file does not hold what was written."""
+        if self.file is not None:
+            self.file.check(self.offset, len(self.view), self.checksum)
+
+    def let_go(self) -> None:
+        """Free the memory that reading has taken, if it is in a file."""
+        if self.file is not None:
+            self._memory.madvise(mmap.MADV_DONTNEED)
+
 
 class PayloadSpace:
     """Gives chunks. directory: where files may be written, a directory of this process's own, which is made when it is
-    needed; memory_limit: bytes of full chunks to hold in memory, None: all of them.
+    needed; memory_limit: bytes of chunks and tables to hold in memory, None: all of them.
     """
 
     def __init__(self, directory: Path | None = None, memory_limit: int | None = None) -> None:
@@ -52,6 +63,9 @@ class PayloadSpace:
         self._limit = memory_limit if directory is not None else None
         self._files = 0
         self._file: _File | None = None
+        self._full: list[Chunk] = []
+        self.table_bytes = 0
+        """Of what else is in memory for the rows; their owners keep count of it."""
         self.memory_bytes = 0
         """Of chunks in memory."""
         self.file_bytes = 0
@@ -64,13 +78,21 @@ class PayloadSpace:
         return chunk
 
     def filled(self, chunk: Chunk) -> None:
-        """Nothing more will be written to the chunk. Raises StateError if it should go to a file and cannot."""
-        if self._limit is not None and self.memory_bytes > self._limit:
-            self._spill(chunk)
+        """Nothing more will be written to the chunk."""
+        if self._limit is not None:
+            self._full.append(chunk)
+
+    def keep_limit(self) -> None:
+        """Bring full chunks beyond the limit into files. Raises StateError if they cannot be written."""
+        while self._limit is not None and self._full and self.memory_bytes + self.table_bytes > self._limit:
+            chunk = self._full.pop()
+            if not chunk.freed:
+                self._spill(chunk)
 
     def free(self, chunk: Chunk) -> None:
         """Forget a chunk; nothing may read it any more."""
         size = len(chunk.view)
+        chunk.freed = True
         if chunk.file is None:
             self.memory_bytes -= size
             return
@@ -109,12 +131,6 @@ class PayloadSpace:
             raise _cannot_write(path, error) from error
 
 
-def check(chunk: Chunk) -> None:
-    """Read a chunk back, if it is in a file. Raises LocalStateError if the file does not hold what was written."""
-    if chunk.file is not None:
-        chunk.file.check(chunk.offset, len(chunk.view), chunk.checksum)
-
-
 class _File:
     """A file of chunks. It is gone when all of them are released, and nothing is appended any more."""
 
@@ -139,7 +155,7 @@ class _File:
         return begin
 
     def check(self, offset: int, size: int, checksum: int) -> None:
-        """See `check`."""
+        """Raises LocalStateError if what was written there is not there."""
         try:
             found = os.pread(self.descriptor, size, offset)
         except OSError as error:

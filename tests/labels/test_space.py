@@ -34,7 +34,9 @@ def predictions(rows: list[tuple[int, int]]) -> list[Prediction]:
 
 
 def fill(join: LabelJoin, rows: list[tuple[int, int]]) -> None:
+    """And commit."""
     give_predictions(join, predictions(rows))
+    join.snapshot_delta()
 
 
 def many(count: int = 100) -> list[tuple[int, int]]:
@@ -50,7 +52,7 @@ def test_rows_in_files_are_those_in_memory(
     space = PayloadSpace(directory, limit)
     joins = [LabelJoin(SETTINGS), LabelJoin(SETTINGS, space)]
     for join in joins:
-        fill(join, rows)
+        give_predictions(join, predictions(rows))
     deltas = [[snapshot(join)] for join in joins]
     assert deltas[0] == deltas[1]
     for step in sorted(steps):
@@ -75,11 +77,12 @@ def test_rows_in_files_are_those_in_memory(
 
 
 def test_memory_stays_within_the_limit_and_what_still_fills(tmp_path: Path) -> None:
-    space = PayloadSpace(tmp_path / "rows", 50_000)
+    space = PayloadSpace(tmp_path / "rows", 400_000)
     join = LabelJoin(SETTINGS, space)
     fill(join, many(1_000))
-    assert space.memory_bytes <= 50_000 + 2 * 16_384  # and the chunk that is being filled
-    assert space.file_bytes >= 900_000
+    assert space.table_bytes > 1_000 * 90
+    assert space.memory_bytes + space.table_bytes <= 400_000
+    assert space.file_bytes >= 600_000
     assert len(list((tmp_path / "rows").iterdir())) > 10
     assert len(join.on_watermark(10 * W)) == 1_000
     assert space.file_bytes == 0
