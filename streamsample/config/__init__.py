@@ -23,6 +23,7 @@ from streamsample.config.models import (
     State,
     Target,
     Time,
+    UndoneBy,
 )
 from streamsample.config.reference import json_schema
 from streamsample.config.sample import Sample
@@ -48,6 +49,7 @@ __all__ = [
     "State",
     "Target",
     "Time",
+    "UndoneBy",
     "json_schema",
     "load_job",
     "parse_job",

@@ -14,7 +14,7 @@ from fastavro.schema import SchemaParseException, UnknownType
 
 from streamsample.config.problems import KeyPath, Problem, listed, nearest
 
-Use: TypeAlias = Literal["identity", "stratum", "time", "int", "double", "any"]
+Use: TypeAlias = Literal["identity", "stratum", "time", "int", "double", "boolean", "string", "any"]
 
 _TEXT = frozenset({"string", "bytes", "int", "long", "fixed", "enum", "boolean"})
 _SERVES: dict[Use, frozenset[str]] = {
@@ -23,6 +23,8 @@ _SERVES: dict[Use, frozenset[str]] = {
     "time": frozenset({"int", "long"}),
     "int": frozenset({"int", "long"}),
     "double": frozenset({"int", "long", "float", "double", "decimal"}),
+    "boolean": frozenset({"boolean"}),
+    "string": _TEXT,
 }
 _NEEDED: dict[Use, str] = {
     "identity": "a string, bytes, an enum, a fixed, an int, a long or a boolean",
@@ -30,6 +32,8 @@ _NEEDED: dict[Use, str] = {
     "time": "an int or a long",
     "int": "an int or a long",
     "double": "an int, a long, a float, a double or a decimal",
+    "boolean": "a boolean",
+    "string": "a string, bytes, an enum, a fixed, an int, a long or a boolean",
 }
 _TIME_UNITS = {"timestamp-millis": "ms", "timestamp-micros": "us", "timestamp-nanos": "ns"}
 _NO_TIMES = ("date", "time-millis", "time-micros", "decimal", "duration")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streamsample.config.job import Job
-    from streamsample.config.models import Source
+    from streamsample.config.models import Feedback, Input, Rule, Source
 
 FORMAT = 1
 """Changes when records or state mean something else although the job file is the same."""
@@ -56,11 +56,12 @@ def content(job: Job) -> dict[str, Any]:
             [
                 name,
                 {
-                    "type": target.type,
-                    "window": target.window_ms,
+                    "type": [target.type, *target.classes],
                     "rules": [
-                        [rule.feedback, constant, rule.field, rule.take]
-                        for rule, constant in zip(target.rules, target.constants, strict=True)
+                        [*_read(rule), constant, rule.take, window]
+                        for rule, constant, window in zip(
+                            target.rules, target.constants, target.windows_ms, strict=True
+                        )
                     ],
                     "if_silent": "drop" if target.drops_silent else [target.implicit_label],
                 },
@@ -94,7 +95,7 @@ def shape(job: Job) -> dict[str, Any]:
             [name, {**_source(feedback), "refers_to": feedback.refers_to}] for name, feedback in job.feedback.items()
         ],
         "targets": [
-            [name, target.type, [[rule.feedback, rule.field, rule.take] for rule in target.rules]]
+            [name, target.type, target.classes, [_read(rule) for rule in target.rules]]
             for name, target in job.targets.items()
         ],
         # The candidates of an open window are those of this design, and no other's.
@@ -119,9 +120,15 @@ def _windows(job: Job) -> dict[str, Any]:
     }
 
 
-def _source(source: Source) -> dict[str, Any]:
+def _read(rule: Rule) -> list[Any]:
+    """What a rule reads."""
+    undo = rule.undone_by
+    return [rule.feedback, rule.field, undo and [undo.feedback, undo.refers_to]]
+
+
+def _source(source: Input | Feedback) -> dict[str, Any]:
     time = source.time and [source.time.field, source.time.unit]
-    return {"topic": source.topic, "id": source.id, "time": time}
+    return {"topics": source.topics, "id": source.id, "time": time}
 
 
 def _encoding(source: Source) -> dict[str, Any]:

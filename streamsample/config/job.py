@@ -22,7 +22,6 @@ from streamsample.config.models import (
     Metrics,
     Output,
     Section,
-    Source,
     Split,
     State,
     Target,
@@ -119,17 +118,20 @@ class Job(Section):
         return self.state.directory or Path(".streamsample", self.name).absolute()
 
     @property
-    def sources(self) -> dict[str, Source]:
+    def sources(self) -> dict[str, Input | Feedback]:
         """Every topic that is read: the input under its topic's name, then each feedback."""
-        return {source.topic: source for source in (self.input, *self.feedback.values())}
+        read: tuple[Input | Feedback, ...] = (self.input, *self.feedback.values())
+        return {topic: source for source in read for topic in source.topics}
 
     @property
     def rule_users(self) -> dict[str, list[tuple[str, int]]]:
-        """For each feedback the targets, and the places in their rules, that it labels."""
+        """For each feedback the targets, and the places in their rules, that it labels or undoes."""
         users: dict[str, list[tuple[str, int]]] = {name: [] for name in self.feedback}
         for name, target in self.targets.items():
             for index, rule in enumerate(target.rules):
                 users.setdefault(rule.feedback, []).append((name, index))
+                if rule.undone_by is not None:
+                    users.setdefault(rule.undone_by.feedback, []).append((name, index))
         return users
 
     @cached_property
@@ -159,24 +161,39 @@ def name_problems(job: Job) -> Iterator[Problem]:
     if len(job.targets) > TARGETS_MAX:
         remedy = "make a second job on the same topics"
         yield Problem(("targets",), f"has {len(job.targets)} targets, must have at most {TARGETS_MAX}", remedy)
+    used: set[str] = set()
     for name, target in job.targets.items():
         for index, rule in enumerate(target.rules):
-            if rule.feedback in job.feedback:
+            path: KeyPath = ("targets", name, "rules", index)
+            used.add(rule.feedback)
+            yield from _feedback_problems(job, rule.feedback, (*path, "from"))
+            if rule.undone_by is None:
                 continue
-            path: KeyPath = ("targets", name, "rules", index, "from")
-            meant = nearest(rule.feedback, job.feedback)
-            if meant:
-                remedy = f"did you mean {meant}?"
-            elif job.feedback:
-                remedy = f"there is {listed(list(job.feedback), 'and')}"
-            else:
-                remedy = "describe its topic under feedback"
-            yield Problem(path, f'there is no feedback "{rule.feedback}"', remedy)
-    used = {rule.feedback for target in job.targets.values() for rule in target.rules}
+            used.add(rule.undone_by.feedback)
+            yield from _feedback_problems(job, rule.undone_by.feedback, (*path, "undone_by", "from"))
+            undone = job.feedback.get(rule.feedback)
+            if rule.undone_by.refers_to is not None and undone is not None and undone.id is None:
+                remedy = (
+                    f"set feedback.{rule.feedback}.id, or leave refers_to out: then it undoes all that is not later"
+                )
+                yield Problem((*path, "undone_by", "refers_to"), f"{rule.feedback} has no id to refer to", remedy)
     for name in job.feedback:
         if name not in used:
             remedy = f"remove it, or name it in a target's rules: {{from: {name}, ...}}"
             yield Problem(("feedback", name), "no target uses it", remedy, at_key=True)
+
+
+def _feedback_problems(job: Job, name: str, path: KeyPath) -> Iterator[Problem]:
+    if name in job.feedback:
+        return
+    meant = nearest(name, job.feedback)
+    if meant:
+        remedy = f"did you mean {meant}?"
+    elif job.feedback:
+        remedy = f"there is {listed(list(job.feedback), 'and')}"
+    else:
+        remedy = "describe its topic under feedback"
+    yield Problem(path, f'there is no feedback "{name}"', remedy)
 
 
 def sample_problems(job: Job) -> Iterator[Problem]:
@@ -190,7 +207,7 @@ def sample_problems(job: Job) -> Iterator[Problem]:
 def topic_problems(job: Job) -> Iterator[Problem]:
     """No topic plays two parts."""
     parts: list[tuple[KeyPath, str]] = [(("input", "topic"), job.input.topic)]
-    parts += [(("feedback", name, "topic"), feedback.topic) for name, feedback in job.feedback.items()]
+    parts += [(("feedback", name, "topic"), topic) for name, item in job.feedback.items() for topic in item.topics]
     reading = len(parts)
     parts += [
         (("output", "topic"), job.output.topic),
@@ -266,13 +283,13 @@ def field_problems(job: Job) -> Iterator[Problem]:
             yield from _input_fields(job, fields) if path == ("input",) else _label_fields(job, str(path[1]), fields)
 
 
-def _source_paths(job: Job) -> Iterator[tuple[KeyPath, Source]]:
+def _source_paths(job: Job) -> Iterator[tuple[KeyPath, Input | Feedback]]:
     yield ("input",), job.input
     for name, feedback in job.feedback.items():
         yield ("feedback", name), feedback
 
 
-def _source_fields(source: Source, path: KeyPath, fields: AvroFields) -> Iterator[Problem]:
+def _source_fields(source: Input | Feedback, path: KeyPath, fields: AvroFields) -> Iterator[Problem]:
     if source.id is not None:
         yield from fields.check(source.id, (*path, "id"), "identity")
     if isinstance(source, Feedback) and source.refers_to is not None:
@@ -303,8 +320,12 @@ def _input_fields(job: Job, fields: AvroFields) -> Iterator[Problem]:
 def _label_fields(job: Job, feedback: str, fields: AvroFields) -> Iterator[Problem]:
     for name, target in job.targets.items():
         for index, rule in enumerate(target.rules):
+            path: KeyPath = ("targets", name, "rules", index)
             if rule.feedback == feedback and rule.field is not None:
-                yield from fields.check(rule.field, ("targets", name, "rules", index, "field"), target.type)
+                yield from fields.check(rule.field, (*path, "field"), target.type)
+            undo = rule.undone_by
+            if undo is not None and undo.feedback == feedback and undo.refers_to is not None:
+                yield from fields.check(undo.refers_to, (*path, "undone_by", "refers_to"), "identity")
 
 
 NEEDS = {

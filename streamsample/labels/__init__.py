@@ -4,7 +4,7 @@ from streamsample.labels.delta import Delta, decode_delta, delta_parts, encode_d
 from streamsample.labels.join import LabelJoin
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.results import DUPLICATE, LATE, LIMIT, NEW, Counts, FeedbackUsed, Settled, TargetColumns
-from streamsample.labels.settings import JoinSettings, Limits, TargetRule, bits_of
+from streamsample.labels.settings import JoinSettings, Limits, Rule, TargetRules, Undo, Use, bits_of
 from streamsample.labels.watermark import Watermark
 
 __all__ = [
@@ -19,9 +19,12 @@ __all__ = [
     "LabelJoin",
     "Ledger",
     "Limits",
+    "Rule",
     "Settled",
     "TargetColumns",
-    "TargetRule",
+    "TargetRules",
+    "Undo",
+    "Use",
     "Watermark",
     "bits_of",
     "decode_delta",

@@ -6,8 +6,9 @@ Binary form, version 1, little-endian:
     version    uint16    1
     reserved   uint16    0
     meta size  uint32    bytes of the meta block
-    meta       JSON      {"watermark", "settled_before", "needed_until", "targets": [[name, feedback]...],
-                          "feedback": [name...], "columns": [[name, dtype, elements]...]}
+    meta       JSON      {"watermark", "settled_before", "needed_until", "targets": [name...],
+                          "uses": [[key, target, feedback]...], "sources": [[name, feedback]...],
+                          "columns": [[name, dtype, elements]...]}
     columns    raw       each column's elements, in the order of "columns", without padding
     checksum   uint32    CRC-32C of everything before it
 
@@ -60,22 +61,24 @@ class RowColumns:
 class MatchColumns:
     """n matched feedback, each naming its prediction by (row_offset, row_index).
 
-    `rule` is an index into `Delta.targets` (one rule per target).
+    `use` is an index into `Delta.uses`, `source` into `Delta.sources`. at: when it takes effect.
     """
 
     row_offset: Int64s
     row_index: Int16s
-    rule: Int8s
+    use: Int8s
+    source: Int8s
     ts: Int64s
     offset: Int64s
     index: Int16s
     feedback_id: Uint64s
     bits: Int64s
+    at: Int64s
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingColumns:
-    """n feedback whose prediction has not come. mask: bit k set where the k-th target of its source may still use it.
+    """n feedback whose prediction has not come. mask: bit k set for the k-th use of its feedback.
     bits: int64[n * width], `width` values for each.
     """
 
@@ -95,15 +98,17 @@ class Delta:
     """One commit's change.
 
     watermark, settled_before: every row with `ts < settled_before` has been settled. needed_until: a restore whose
-    watermark is larger needs none of these rows, matches and waiting feedback. targets: name and index of its
-    feedback. The ledger is absolute: the newest delta's counts.
+    watermark is larger needs none of these rows, matches and waiting feedback. targets: their names. uses: of
+    each its key, and the indices of its target and its feedback. sources: name and index of its feedback. The ledger is
+    absolute: the newest delta's counts.
     """
 
     watermark: int
     settled_before: int
     needed_until: int
-    targets: tuple[tuple[str, int], ...]
-    feedback: tuple[str, ...]
+    targets: tuple[str, ...]
+    uses: tuple[tuple[str, int, int], ...]
+    sources: tuple[tuple[str, int], ...]
     ledger: Ledger
     rows: RowColumns
     matches: MatchColumns
@@ -121,6 +126,7 @@ def delta_parts(delta: Delta) -> list[bytes | memoryview]:
         "ledger.rows": delta.ledger.rows.reshape(-1),
         "ledger.feedback": delta.ledger.feedback.reshape(-1),
         "ledger.predictions": delta.ledger.predictions,
+        "ledger.labels": delta.ledger.labels,
     }
     for name in ("rows", "matches", "waiting"):
         group = getattr(delta, name)
@@ -135,8 +141,9 @@ def delta_parts(delta: Delta) -> list[bytes | memoryview]:
         "watermark": delta.watermark,
         "settled_before": delta.settled_before,
         "needed_until": delta.needed_until,
-        "targets": [list(target) for target in delta.targets],
-        "feedback": list(delta.feedback),
+        "targets": list(delta.targets),
+        "uses": [list(use) for use in delta.uses],
+        "sources": [list(source) for source in delta.sources],
         "columns": [[name, array.dtype.str.lstrip("<|="), len(array)] for name, array in arrays.items()],
     }
     block = json.dumps(meta, separators=(",", ":"), ensure_ascii=False).encode()
@@ -186,17 +193,20 @@ def _decode_body(data: bytes, start: int, meta_size: int, end: int) -> Delta:
         at += count * kind.itemsize
     if at != end:
         raise ValueError(f"{end - at} bytes are left over")
-    targets = tuple((str(name), int(source)) for name, source in meta["targets"])
-    ledger = Ledger(tuple(name for name, _ in targets))
+    targets = tuple(str(name) for name in meta["targets"])
+    uses = tuple((str(key), int(target), int(feedback)) for key, target, feedback in meta["uses"])
+    ledger = Ledger(targets, tuple(target for _, target, _ in uses))
     ledger.rows[:] = arrays["ledger.rows"].reshape(ledger.rows.shape)
     ledger.feedback[:] = arrays["ledger.feedback"].reshape(ledger.feedback.shape)
     ledger.predictions[:] = arrays["ledger.predictions"]
+    ledger.labels[:] = arrays["ledger.labels"]
     return Delta(
         int(meta["watermark"]),
         int(meta["settled_before"]),
         int(meta["needed_until"]),
         targets,
-        tuple(str(name) for name in meta["feedback"]),
+        uses,
+        tuple((str(name), int(feedback)) for name, feedback in meta["sources"]),
         ledger,
         _group(RowColumns, "rows", arrays),
         _group(MatchColumns, "matches", arrays),

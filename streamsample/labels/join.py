@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from streamsample.errors import InvariantError
 from streamsample.labels import ledger as books
 from streamsample.labels import snapshots
+from streamsample.labels.choice import rule_table
 from streamsample.labels.delta import Delta
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.matches import Matches, apply_feedback
@@ -54,7 +55,9 @@ class LabelJoin:
 
     def __init__(self, settings: JoinSettings) -> None:
         self.settings = settings
-        self.ledger = Ledger(tuple(target.name for target in settings.targets))
+        self.ledger = Ledger(
+            tuple(target.name for target in settings.targets), tuple(use.target for use in settings.uses)
+        )
         self.watermark = MIN
         """The last watermark given; `watermark.MIN` before the first."""
         self.settled_before = _NEVER
@@ -64,7 +67,8 @@ class LabelJoin:
         self._rows = Rows(width)
         self._matches = Matches(settings, self.ledger)
         self._waiting = Waiting(self._matches.width)
-        self._rules = [settings.rules_of(source) for source in range(len(settings.feedback))]
+        self._uses = [settings.uses_of(feedback) for _, feedback in settings.source_list]
+        self._rules = rule_table(settings)
         self._times = self._times_at()
         self._last_place = (-1, -1)
         self._rewrites: list[tuple[int, int]] = []
@@ -119,24 +123,25 @@ class LabelJoin:
     ) -> None:
         """Take n feedback events of `source` in offset order.
 
-        ids: the ids of the predictions that they refer to, no nulls; hashes: of those ids.
-        values, valid: one column per target that uses this source, in the order of `settings.rules_of(source)`; values
-        are 8-byte bits as int64[n]; valid (default all True) False means no value: counted dropped{no_value}.
-        feedback_ids: hashes of the events' own ids (default: their offset and index); one that comes twice is a
-        duplicate.
+        source: index into `settings.source_list`. ids: the ids of the predictions that they refer to, no nulls; hashes:
+        of those ids. values, valid: one column per use of this feedback, in the order of `settings.uses_of`; values are
+        8-byte bits as int64[n], for an undo that names what it undoes the hash of that feedback's id; valid (default
+        all True) False means no value: counted dropped{no_value}. feedback_ids: hashes of the events' own ids (default:
+        their source, offset and index); one that comes twice is a duplicate.
         not_sampled: True where the design cannot have kept the prediction: counted, takes no memory.
         """
-        count, rules = len(offsets), self._rules[source]
-        if not count or not rules:
+        count, uses = len(offsets), self._uses[source]
+        if not count or not uses:
             return
-        if len(values) != len(rules) or (valid is not None and len(valid) != len(rules)):
-            raise ValueError(f"feedback {source} labels {len(rules)} targets, but {len(values)} value columns came")
+        if len(values) != len(uses) or (valid is not None and len(valid) != len(uses)):
+            raise ValueError(f"source {source} has {len(uses)} uses, but {len(values)} value columns came")
         if ids.size.min() < 0:
             raise ValueError("a feedback refers to a null id: dead-letter it before the join")
         index = np.zeros(count, np.int16) if index is None else index
         if feedback_ids is None:
-            feedback_ids = (offsets.astype(np.uint64) << np.uint64(15)) | index.astype(np.uint64)
-        mask = self._mask(rules, count, valid, not_sampled, ts, ids)
+            place = (offsets.astype(np.uint64) << np.uint64(15)) | index.astype(np.uint64)
+            feedback_ids = place ^ (np.uint64(source) << np.uint64(57))
+        mask = self._mask(uses, count, valid, not_sampled, ts, ids)
         batch = FeedbackBatch(
             np.full(count, source, np.int32),
             offsets, index, ts, feedback_ids, hashes, ids.buffer, ids.start, ids.size,
@@ -153,11 +158,11 @@ class LabelJoin:
     def on_watermark(self, watermark: int, covered_from: Int64s | None = None) -> Settled:
         """Settle every row with `p.ts + largest window + G < watermark`, expire waiting feedback, forget dead rows.
 
-        covered_from: int64[feedback sources], the event time from which each source was readable (default: always).
+        covered_from: int64[sources], the event time from which each source was readable (default: always).
         A watermark that is not larger than the last one does nothing.
         """
         if watermark <= self.watermark:
-            return build_settled(self.settings, self._rows, self._matches, self.ledger, np.empty(0, np.int64), None)
+            return self._settle(np.empty(0, np.int64), None)
         expired = self._waiting.take_expired(max(_NEVER, watermark - self.settings.wait_ms))
         if len(expired):
             self._expire(expired)
@@ -165,11 +170,14 @@ class LabelJoin:
         closing = self._rows.take_closing(self.settled_before, before)
         self.watermark, self.settled_before = watermark, before
         self._times = self._times_at()
-        settled = build_settled(self.settings, self._rows, self._matches, self.ledger, closing, covered_from)
+        settled = self._settle(closing, covered_from)
         self._rows.close(before)
         self._rows.forget(self._times.dead_before)
         self._matches.shrink()
         return settled
+
+    def _settle(self, closing: Int64s, covered_from: Int64s | None) -> Settled:
+        return build_settled(self.settings, self._rows, self._matches, self._rules, self.ledger, closing, covered_from)
 
     def next_deadline(self) -> int | None:
         """The watermark up to which (inclusive) `on_watermark` settles and expires nothing. None: nothing is open."""
@@ -219,7 +227,8 @@ class LabelJoin:
         self._matches.load(self._rows.table.rows, handles[handles >= 0], logged[handles >= 0])
         waiting = snapshots.merged_waiting(deltas, self.settings, self._matches.width)
         self._restore_waiting(waiting)
-        snapshots.restore_ledger(self.ledger, last, self.counts().open_rows, self._waiting_by_target())
+        open_rows = self.counts().open_rows
+        snapshots.restore_ledger(self.ledger, last, self.settings, open_rows, self._waiting_by_use())
         for bucket in self._rows.buckets.values():
             bucket.saved = int(self._rows.table.buckets["rows"][bucket.slot])
         self._waiting.take_fresh()
@@ -227,7 +236,7 @@ class LabelJoin:
 
     def check(self) -> None:
         """Raise InvariantError when a conservation law (A18) does not hold."""
-        self.ledger.check(int(self._rows.table.counts[OPEN_ROWS]), self._waiting_by_target())
+        self.ledger.check(int(self._rows.table.counts[OPEN_ROWS]), self._waiting_by_use())
 
     def counts(self) -> Counts:
         """How full the join is. Cheap."""
@@ -300,28 +309,28 @@ class LabelJoin:
 
     def _mask(
         self,
-        rules: tuple[int, ...],
+        uses: tuple[int, ...],
         count: int,
         valid: Sequence[Bools] | None,
         not_sampled: Bools | None,
         ts: Int64s,
         ids: Spans,
     ) -> NDArray[np.uint32]:
-        """Which targets each feedback may label, bit by bit; what may label none is booked here."""
+        """Which uses each feedback has, bit by bit; what has none is booked here."""
         feedback = self.ledger.feedback
-        feedback[list(rules), books.FEEDBACK_IN] += count
-        mask = np.full(count, (1 << len(rules)) - 1, np.uint32)
+        feedback[list(uses), books.FEEDBACK_IN] += count
+        mask = np.full(count, (1 << len(uses)) - 1, np.uint32)
         if not_sampled is not None:
-            feedback[list(rules), books.NOT_SAMPLED] += np.count_nonzero(not_sampled)
+            feedback[list(uses), books.NOT_SAMPLED] += np.count_nonzero(not_sampled)
             mask[not_sampled] = 0
         if _any_beyond(ts, ids):
             beyond = _beyond(ts, ids) & (mask != 0)
-            feedback[list(rules), books.FEEDBACK_LIMIT] += np.count_nonzero(beyond)
+            feedback[list(uses), books.FEEDBACK_LIMIT] += np.count_nonzero(beyond)
             mask[beyond] = 0
         for k, column in enumerate(valid or ()):
             if not column.all():
                 missing = ~column & ((mask >> np.uint32(k)) & np.uint32(1) == 1)
-                feedback[rules[k], books.NO_VALUE] += np.count_nonzero(missing)
+                feedback[uses[k], books.NO_VALUE] += np.count_nonzero(missing)
                 mask[missing] &= np.uint32(~(1 << k) & 0xFFFFFFFF)
         return mask
 
@@ -337,7 +346,8 @@ class LabelJoin:
 
     def _apply(self, batch: FeedbackBatch, picks: Int64s, handles: Int64s) -> None:
         self._matches.reserve(len(picks) * self._matches.width)
-        apply_feedback(self._rows.table, self._matches.table, self.settled_before, *batch, picks, handles)
+        now = max(_NEVER, self.watermark - self.settings.grace_ms)
+        apply_feedback(self._rows.table, self._matches.table, self.settled_before, now, *batch, picks, handles)
 
     def _keep_waiting(self, batch: FeedbackBatch, picks: Int64s, found: Int64s) -> None:
         """Let feedback without a row wait; what cannot be waited for is booked as what `found` says."""
@@ -373,17 +383,17 @@ class LabelJoin:
     def _book(
         self, source: Int32s, mask: NDArray[np.uint32], what: Int64s, where: Bools | None = None, sign: int = 1
     ) -> None:
-        """Count feedback by what it is, for every target in its mask."""
-        for number, rules in enumerate(self._rules):
+        """Count feedback by what it is, for every use in its mask."""
+        for number, uses in enumerate(self._uses):
             mine = source == number if where is None else (source == number) & where
             if not mine.any():
                 continue
-            for k, rule in enumerate(rules):
+            for k, use in enumerate(uses):
                 used = mine & ((mask >> np.uint32(k)) & np.uint32(1) == 1)
-                self.ledger.feedback[rule] += sign * np.bincount(what[used], minlength=len(books.FEEDBACK_COLUMNS))
+                self.ledger.feedback[use] += sign * np.bincount(what[used], minlength=len(books.FEEDBACK_COLUMNS))
 
-    def _waiting_by_target(self) -> Int64s:
-        return self._waiting.counts_by_rule(self._matches.table.rules, len(self.settings.targets))
+    def _waiting_by_use(self) -> Int64s:
+        return self._waiting.counts_by_use(self._matches.table.uses, len(self.settings.uses))
 
     def _restore_rows(self, rows: Any) -> None:
         slots, buckets = self._rows.place(rows.ts, None)

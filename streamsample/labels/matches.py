@@ -1,4 +1,4 @@
-"""What a feedback does to the row that it belongs to: the decisions of A1, A9 and A10 in one place.
+"""What a feedback does to the row that it belongs to: A1 and A9 in one place. `choice` decides among what is matched.
 
 All matched feedback of a row is kept as a chain, so that what is chosen does not depend on what came first.
 """
@@ -16,7 +16,6 @@ from streamsample.labels import ledger as books
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.settings import JoinSettings
 from streamsample.labels.tables import (
-    CHOSEN_OUT,
     ENTRIES,
     ENTRIES_FREE,
     ENTRIES_USED,
@@ -27,7 +26,6 @@ from streamsample.labels.tables import (
     MATCH_TABLE,
     NONE,
     ROW_TABLE,
-    USED_OUT,
     MatchTable,
     grown,
 )
@@ -37,6 +35,7 @@ _MATCHED: Final = books.MATCHED
 _DUPLICATE: Final = books.DUPLICATE
 _LATE: Final = books.LATE
 _LIMIT: Final = books.FEEDBACK_LIMIT
+_KEPT: Final = ("ts", "offset", "index", "feedback_id", "bits", "at", "use", "source")
 
 
 @inline
@@ -51,115 +50,84 @@ def new_entry(free, counts):  # type: ignore[no-untyped-def]
 
 
 @inline
-def outcome(entries, head, window, per_row_max, rule, length, feedback_id):  # type: ignore[no-untyped-def]
-    """What a feedback of an open row is for one target: a column of the ledger."""
-    if length > window:
-        return _LATE
-    kept = 0
-    entry = head
+def held_copy(entries, head, use, feedback_id):  # type: ignore[no-untyped-def]
+    """The row's feedback of that id for this use, or -1; and how many the use has."""
+    kept, copy, entry = 0, NONE, head
     while entry >= 0:
-        if entries[entry].rule == rule:
+        if entries[entry].use == use:
             if entries[entry].feedback_id == feedback_id:
-                return _DUPLICATE
+                copy = entry
             kept += 1
         entry = entries[entry].next
-    return _LIMIT if kept >= per_row_max else _MATCHED
+    return copy, kept
 
 
-@kernel(types.void(ROW_TABLE, MATCH_TABLE, types.int64, *FEEDBACK_BATCH, I64, I64))
+@inline
+def is_earlier(entries, entry, ts, source, offset, within):  # type: ignore[no-untyped-def]
+    """Whether feedback comes before an entry by (event time, topic, offset, index)."""
+    if ts != entries[entry].ts:
+        return ts < entries[entry].ts
+    if source != entries[entry].source:
+        return source < entries[entry].source
+    if offset != entries[entry].offset:
+        return offset < entries[entry].offset
+    return within < entries[entry].index
+
+
+@kernel(types.void(ROW_TABLE, MATCH_TABLE, types.int64, types.int64, *FEEDBACK_BATCH, I64, I64))
 def apply_feedback(  # type: ignore[no-untyped-def]
-    table, match, settled_before,
+    table, match, settled_before, now,
     source, offset, within, event_time, feedback_id, hashes, ids, id_start, id_size, mask, bits,
     picks, handles,
 ):  # fmt: skip
-    """Let the feedback at `picks` have its effect on the rows that it belongs to, for each target of its mask."""
+    """Let the feedback at `picks` have its effect on the rows that it belongs to, for each use of its mask.
+
+    now: what takes effect before it has been decided on. Of copies with one id the first by event time and place
+    stays, whichever was read first (A9).
+    """
     rows, entries, log, counts = borrow(table.rows), borrow(match.entries), borrow(match.log), borrow(match.counts)
-    free, windows, width = borrow(match.free), match.windows, match.width
+    free, reach, width = borrow(match.free), match.reach, match.width
     for i in range(len(picks)):
         at, row = picks[i], handles[i]
         ts, identity = event_time[at], feedback_id[at]
+        served = rows[row].ts
+        effect = max(ts, served, now)
         for k in range(width):
             if (mask[at] >> np.uint32(k)) & np.uint32(1) == np.uint32(0):
                 continue
-            rule = match.rules[source[at] * width + k]
-            what = _LATE
-            if rows[row].ts >= settled_before:
-                head, length = rows[row].head, ts - rows[row].ts
-                what = outcome(entries, head, windows[rule], match.per_row_max, rule, length, identity)
-            match.ledger[rule, what] += 1
-            if what != _MATCHED:
+            use = np.int64(match.uses[source[at] * width + k])
+            if served < settled_before or ts - served > reach[use]:
+                match.ledger[use, _LATE] += 1
                 continue
-            entry, new = new_entry(free, counts), counts[LOG]
+            copy, kept = held_copy(entries, rows[row].head, use, identity)
+            if copy >= 0:
+                match.ledger[use, _DUPLICATE] += 1
+                earlier = is_earlier(entries, copy, ts, source[at], offset[at], within[at])
+                if entries[copy].at < now or not earlier:
+                    continue
+                entry = np.int64(copy)
+            elif kept >= match.per_row_max:
+                match.ledger[use, _LIMIT] += 1
+                continue
+            else:
+                match.ledger[use, _MATCHED] += 1
+                entry = new_entry(free, counts)
+                entries[entry].next = rows[row].head
+                rows[row].head = np.int32(entry)
+            new = counts[LOG]
             counts[LOG] += 1
             entries[entry].ts = log[new].ts = ts
             entries[entry].offset = log[new].offset = offset[at]
             entries[entry].index = log[new].index = within[at]
             entries[entry].feedback_id = log[new].feedback_id = identity
             entries[entry].bits = log[new].bits = bits[at * width + k]
-            entries[entry].rule = log[new].rule = rule
-            entries[entry].next = rows[row].head
-            rows[row].head = np.int32(entry)
+            entries[entry].at = log[new].at = effect
+            entries[entry].use = log[new].use = use
+            entries[entry].source = log[new].source = source[at]
+            log[new].row = np.int32(row)
             log[new].row_offset = rows[row].offset
             log[new].row_index = rows[row].index
-            log[new].row_ts = rows[row].ts
-
-
-@inline
-def comes_before(entries, left, right):  # type: ignore[no-untyped-def]
-    """Whether an entry is smaller than another by (event time, offset, index)."""
-    if entries[left].ts != entries[right].ts:
-        return entries[left].ts < entries[right].ts
-    if entries[left].offset != entries[right].offset:
-        return entries[left].offset < entries[right].offset
-    return entries[left].index < entries[right].index
-
-
-@inline
-def first_of(entries, head, rule):  # type: ignore[no-untyped-def]
-    """take: first. The rule's matched feedback smallest by (event time, offset, index), or -1.
-
-    A target has one rule and so one source; with several, their order would come between time and offset (A2).
-    """
-    best, entry = NONE, head
-    while entry >= 0:
-        if entries[entry].rule == rule and (best < 0 or comes_before(entries, entry, best)):
-            best = entry
-        entry = entries[entry].next
-    return best
-
-
-@kernel(types.int64(ROW_TABLE, MATCH_TABLE, I64, CHOSEN_OUT, USED_OUT))
-def choose_and_free(table, match, handles, chosen, used):  # type: ignore[no-untyped-def]
-    """Choose each row's feedback for each target, then free its chain; returns how many were chosen."""
-    rows, entries, free, counts = borrow(table.rows), borrow(match.entries), match.free, match.counts
-    count, total = len(handles), 0
-    used.first[0] = 0
-    for i in range(count):
-        row = handles[i]
-        for target in range(len(match.windows)):
-            at = target * count + i
-            best = first_of(entries, rows[row].head, target) if rows[row].head >= 0 else NONE
-            chosen.has[at] = best >= 0
-            chosen.event_time[at] = chosen.delay[at] = chosen.bits[at] = 0
-            chosen.place[at] = NONE
-            if best >= 0:
-                chosen.event_time[at] = used.ts[total] = entries[best].ts
-                chosen.delay[at] = entries[best].ts - rows[row].ts
-                chosen.bits[at] = entries[best].bits
-                chosen.place[at] = total
-                used.target[total] = target
-                used.offset[total] = entries[best].offset
-                used.within[total] = entries[best].index
-                total += 1
-        used.first[i + 1] = total
-        entry = rows[row].head
-        while entry >= 0:
-            free[counts[ENTRIES_FREE]] = entry
-            counts[ENTRIES_FREE] += 1
-            counts[ENTRIES] -= 1
-            entry = entries[entry].next
-        rows[row].head = NONE
-    return total
+            log[new].row_ts = served
 
 
 class Matches:
@@ -168,18 +136,18 @@ class Matches:
     _MIN = 256
 
     def __init__(self, settings: JoinSettings, ledger: Ledger) -> None:
-        sources = [settings.rules_of(source) for source in range(len(settings.feedback))]
-        self.width = max(1, max(len(rules) for rules in sources))
+        sources = [settings.uses_of(feedback) for _, feedback in settings.source_list]
+        self.width = max(1, max(len(uses) for uses in sources))
         padded = np.full((len(sources), self.width), NONE, np.int8)
-        for source, rules in enumerate(sources):
-            padded[source, : len(rules)] = rules
+        for source, uses in enumerate(sources):
+            padded[source, : len(uses)] = uses
         self.table = MatchTable(
             entries=np.empty(self._MIN, ENTRY),
             free=np.empty(self._MIN, np.int32),
             log=np.empty(self._MIN, LOGGED),
             counts=np.zeros(LOG + 1, np.int64),
-            rules=padded.reshape(-1),
-            windows=np.array([target.window_ms for target in settings.targets], np.int64),
+            uses=padded.reshape(-1),
+            reach=np.array([use.window_ms for use in settings.uses], np.int64),
             width=self.width,
             per_row_max=settings.limits.matches_per_row,
             ledger=ledger.feedback,
@@ -216,7 +184,7 @@ class Matches:
         handles, held = handles[order], logged[order]
         first = int(counts[ENTRIES_USED])
         places = np.arange(first, first + len(handles))
-        for name in ("ts", "offset", "index", "feedback_id", "bits", "rule"):
+        for name in _KEPT:
             entries[name][places] = held[name]
         follows = np.zeros(len(handles), np.bool_)
         follows[1:] = handles[1:] == handles[:-1]
@@ -247,7 +215,7 @@ class Matches:
 
 def _logged(rows: NDArray[Any], handles: Int64s, entries: NDArray[Any]) -> NDArray[Any]:
     logged = np.empty(len(handles), LOGGED)
-    for name in ("ts", "offset", "index", "feedback_id", "bits", "rule"):
+    for name in _KEPT:
         logged[name] = entries[name]
     for name in ("offset", "index", "ts"):
         logged["row_" + name] = rows[name][handles]

@@ -28,7 +28,8 @@ class TargetColumns:
     valid: bool[n], there is a value. settled: bool[n], the target is labelled (explicit, or implicit by silence); False
     where it was dropped (silent with `if_silent: drop`, or uncovered).
     explicit: bool[n], the label was given by feedback. event_time, delay_ms: int64[n], `f.ts` and `f.ts - p.ts` where
-    explicit, else 0. feedback: int64[n], the place in `Settled.used` of the feedback that gave the label, else -1.
+    explicit, else 0; of a sum or a count those of its last feedback. kind: int16[n], index of the feedback that
+    gave the label, else -1.
     """
 
     bits: Int64s
@@ -37,14 +38,15 @@ class TargetColumns:
     explicit: Bools
     event_time: Int64s
     delay_ms: Int64s
-    feedback: Int64s
+    kind: NDArray[np.int16]
 
 
 @dataclass(frozen=True, slots=True)
 class FeedbackUsed:
-    """The feedback behind n records as a CSR: record i used the elements `first[i]:first[i + 1]`, ordered by target.
+    """The feedback behind n records as a CSR: record i used the elements `first[i]:first[i + 1]`, ordered by target,
+    then in the order of event time and place.
 
-    first: int64[n+1]. target, source: int8[m], indices into the settings' targets and feedback. ts, offset: int64[m];
+    first: int64[n+1]. target, source: int8[m], indices into the settings' targets and sources. ts, offset: int64[m];
     index: int16[m], the feedback's place inside its Kafka record. Its partition is the task's.
     """
 

@@ -50,10 +50,11 @@ ENTRY: Final = np.dtype(
         ("offset", "<i8"),
         ("feedback_id", "<u8"),
         ("bits", "<i8"),
+        ("at", "<i8"),  # when it takes effect: never before its prediction, never before what was decided already
         ("next", "<i4"),  # the next older matched feedback of the row
         ("index", "<i2"),
-        ("rule", "i1"),
-        ("spare", "i1"),
+        ("use", "i1"),
+        ("source", "i1"),
     ],
     align=True,
 )
@@ -65,9 +66,13 @@ LOGGED: Final = np.dtype(
         ("offset", "<i8"),
         ("feedback_id", "<u8"),
         ("bits", "<i8"),
+        ("at", "<i8"),
+        ("row", "<i4"),  # its handle, good until the row is forgotten
         ("row_index", "<i2"),
         ("index", "<i2"),
-        ("rule", "<i4"),
+        ("use", "i1"),
+        ("source", "i1"),
+        ("spare", "<i2"),
     ],
     align=True,
 )
@@ -102,7 +107,7 @@ BUCKET: Final = np.dtype(
     ],
     align=True,
 )
-assert [kind.itemsize for kind in (ROW, ENTRY, LOGGED, WAIT, BUCKET)] == [64, 40, 56, 64, 48]
+assert [kind.itemsize for kind in (ROW, ENTRY, LOGGED, WAIT, BUCKET)] == [64, 48, 72, 64, 48]
 
 # Elements of RowTable.counts.
 INDEXED: Final = 0
@@ -143,20 +148,35 @@ class RowTable(NamedTuple):
 
 
 class MatchTable(NamedTuple):
-    """Matched feedback of open rows, the log of what is new in it, and the rules.
+    """Matched feedback of held rows, the log of what is new in it, and how far each use reaches.
 
-    rules: int8[sources * width], the targets of each source, padded with -1. windows: int64[targets].
+    uses: int8[sources * width], the uses of each source, padded with -1. reach: int64[uses], the longest feedback loop
+    length.
     """
 
     entries: NDArray[Any]
     free: Int32s
     log: NDArray[Any]
     counts: Int64s
-    rules: NDArray[np.int8]
-    windows: Int64s
+    uses: NDArray[np.int8]
+    reach: Int64s
     width: int
     per_row_max: int
     ledger: NDArray[np.int64]
+
+
+class RuleTable(NamedTuple):
+    """How targets are labelled. By use: take, undone_by (-1 for none), named, window, is_float; by target: the uses
+    [first, end) that are its rules, strongest first.
+    """
+
+    take: NDArray[np.int8]
+    undone_by: NDArray[np.int8]
+    named: Bools
+    window: Int64s
+    is_float: Bools
+    first: Int64s
+    end: Int64s
 
 
 class WaitTable(NamedTuple):
@@ -202,7 +222,7 @@ class PredictionBatch(NamedTuple):
 
 
 class FeedbackBatch(NamedTuple):
-    """A batch of feedback. mask: bit k set where the k-th target may use it. bits: int64[n * width]."""
+    """A batch of feedback. mask: bit k set for the k-th use of its feedback. bits: int64[n * width]."""
 
     source: Int32s
     offset: Int64s
@@ -237,20 +257,20 @@ class RowOut(NamedTuple):
 
 
 class ChosenOut(NamedTuple):
-    """The feedback chosen for n rows and t targets, target by target: [t * n] each; `place`: where in a UsedOut."""
+    """The feedback chosen for n rows and t targets, target by target: [t * n] each. use: -1 where there is none."""
 
-    has: Bools
+    use: NDArray[np.int8]
     event_time: Int64s
     delay: Int64s
     bits: Int64s
-    place: Int64s
 
 
 class UsedOut(NamedTuple):
-    """The chosen feedback row by row; `first`: int64[n + 1]."""
+    """The feedback behind the labels, row by row; `first`: int64[n + 1]."""
 
     first: Int64s
     target: NDArray[np.int8]
+    source: NDArray[np.int8]
     ts: Int64s
     offset: Int64s
     within: NDArray[np.int16]
@@ -282,6 +302,7 @@ MATCH_TABLE: Final = _tuple(
     _INT,
     types.Array(types.int64, 2, "C"),
 )
+RULE_TABLE: Final = _tuple(RuleTable, I8_OUT, I8_OUT, B1_OUT, I64_OUT, B1_OUT, I64_OUT, I64_OUT)
 WAIT_TABLE: Final = _tuple(WaitTable, _records(WAIT), U64_OUT, U8_OUT, I64_OUT, I32_OUT, I64_OUT)
 TIMES: Final = types.NamedUniTuple(_INT, len(Times._fields), Times)
 PREDICTION_BATCH: Final = (I64, I16, I64, U64, U8, I64, I32, I16, I8, I32)
@@ -291,8 +312,8 @@ FEEDBACK_BATCH: Final = (I32, I64, I16, I64, U64, U64, U8, I64, I32, _U32, I64)
 ROW_OUT: Final = _tuple(
     RowOut, I64_OUT, I64_OUT, I64_OUT, I64_OUT, I32_OUT, I32_OUT, I16_OUT, I16_OUT, I8_OUT, _U32_OUT
 )
-CHOSEN_OUT: Final = _tuple(ChosenOut, B1_OUT, I64_OUT, I64_OUT, I64_OUT, I64_OUT)
-USED_OUT: Final = _tuple(UsedOut, I64_OUT, I8_OUT, I64_OUT, I64_OUT, I16_OUT)
+CHOSEN_OUT: Final = _tuple(ChosenOut, I8_OUT, I64_OUT, I64_OUT, I64_OUT)
+USED_OUT: Final = _tuple(UsedOut, I64_OUT, I8_OUT, I8_OUT, I64_OUT, I64_OUT, I16_OUT)
 
 
 def reserved(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -246,14 +246,14 @@ class Waiting:
         """A lower bound of the event times that wait."""
         return self._runs.first() if len(self) else None
 
-    def counts_by_rule(self, rules: NDArray[np.int8], targets: int) -> Int64s:
-        """How many wait per target, counted from the items themselves."""
+    def counts_by_use(self, uses: NDArray[np.int8], total: int) -> Int64s:
+        """How many wait per use, counted from the items themselves."""
         handles = self.all()
         source, mask = self.table.items["source"][handles], self.table.items["mask"][handles]
-        found = np.zeros(targets, np.int64)
+        found = np.zeros(total, np.int64)
         for k in range(self._width):
             used = (mask >> np.uint32(k)) & np.uint32(1) == 1
-            found += np.bincount(rules[source[used] * self._width + k], minlength=targets)
+            found += np.bincount(uses[source[used] * self._width + k], minlength=total)
         return found
 
     def bytes_used(self) -> int:

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
-from streamsample.config import Feedback, Input, Job, Rule, Sample, Target
+from streamsample.config import Feedback, Input, Job, Sample, Target, UndoneBy
 from streamsample.formats.projection import Field, Projection, Projector
 from streamsample.formats.training import SamplingSpec, TargetSpec, TrainingColumns, TrainingSpec
-from streamsample.labels import JoinSettings, Limits, TargetRule, bits_of
-from streamsample.records import Bools, Int64s, Spans
+from streamsample.labels import JoinSettings, Limits, Rule, TargetRules, Undo, Use, bits_of
+from streamsample.labels.settings import IfSilent
+from streamsample.records import Int64s, Spans
 from streamsample.runtime.source import Source, TimeField
+from streamsample.runtime.values import ValueColumn
 from streamsample.sampling import RateDesign, SimpleRate, Split, StratifiedRate
 from streamsample.sampling.ranks import Law
 from streamsample.sampling.stratified import stratum_of
@@ -28,38 +28,9 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ValueColumn:
-    """Where a target's label is in its feedback: a constant's bits, or a field. kind: "integer" or "number"."""
-
-    constant: int
-    field: Field | None
-
-    @property
-    def path(self) -> str:
-        """The field's path; empty for a constant."""
-        return "" if self.field is None else self.field.path
-
-    def read(self, projection: Projection, rows: Int64s) -> tuple[Int64s, Bools | None]:
-        """The 8-byte bits of m labels, int64[m], and whether there is one, bool[m] (None: always)."""
-        if self.field is None:
-            return np.full(len(rows), self.constant, np.int64), None
-        path = self.field.path
-        column = projection.integer(path) if self.field.kind == "integer" else projection.number(path)
-        values = column.values[rows]
-        bits = values if values.dtype == np.int64 else values.view(np.int64)
-        return np.asarray(bits, np.int64), column.valid[rows]
-
-    def unusable(self, projection: Projection, rows: Int64s) -> Bools | None:
-        """Where the label is not a number or infinite, bool[m]; None if it cannot be."""
-        if self.field is None or self.field.kind != "number":
-            return None
-        return ~np.isfinite(projection.number(self.field.path).values[rows])
-
-
-@dataclass(frozen=True, slots=True)
 class FeedbackPlan:
-    """One feedback: its source, where its own id is (None: its place in Kafka), and the labels of the targets it
-    serves.
+    """One topic of a feedback: its source, where its own id is (None: its place in Kafka), and what it says for each
+    of the join's uses of that feedback.
     """
 
     name: str
@@ -145,17 +116,17 @@ class Plan:
 
 def plan_of(job: Job) -> Plan:
     """Build the plan of a job. Raises ConfigurationError where the job file does not fit the schemas."""
-    feedback_names = tuple(job.feedback)
     draw, windows, split = _draw(job), _windows(job), _split(job)
     drawn = draw or windows
-    input_source = _source(job, "input", job.input, job.input.id, _input_fields(job, drawn, split))
-    feedback = tuple(_feedback(job, name, item) for name, item in job.feedback.items())
+    input_source = _source(job, "input", job.input, job.input.topic, _input_fields(job, drawn, split))
+    join = _join(job) if job.targets else None
+    feedback = () if join is None else tuple(_feedback(job, join, topic, number) for topic, number in _topics(job))
     spec = TrainingSpec(
         job=job.name,
         version=job.version,
         prediction_topic=job.input.topic,
-        targets=tuple(TargetSpec(name, target.type) for name, target in job.targets.items()),
-        feedback=feedback_names,
+        targets=tuple(TargetSpec(name, target.type, target.codes) for name, target in job.targets.items()),
+        feedback=tuple(job.feedback),
         feedback_topics=tuple(item.source.topic for item in feedback),
         splits=split.split.names if split else (),
         sampling=SamplingSpec(job.sample.design, job.sample.seed) if job.sample else None,
@@ -164,7 +135,7 @@ def plan_of(job: Job) -> Plan:
         job=job,
         input=input_source,
         feedback=feedback,
-        join=_join(job, feedback_names) if job.targets else None,
+        join=join,
         draw=draw,
         windows=windows,
         split=split,
@@ -228,11 +199,12 @@ def _input_fields(job: Job, drawn: Draw | WindowDraw | None, split: SplitPlan | 
     return [Field(path, "text") for path in paths if path is not None] + numbers
 
 
-def _source(job: Job, role: str, item: Input | Feedback, id_path: str | None, fields: list[Field]) -> Source:
+def _source(job: Job, role: str, item: Input | Feedback, topic: str, fields: list[Field]) -> Source:
+    id_path = item.refers_to if isinstance(item, Feedback) else item.id
     time = None if item.time is None else TimeField(item.time.field, item.time.unit)
     wanted = list(dict.fromkeys(fields + ([] if time is None else [Field(time.path, "integer")])))
     return Source(
-        topic=item.topic,
+        topic=topic,
         role=role,
         projector=_projector(job, item, wanted),
         id_path=id_path,
@@ -256,45 +228,67 @@ def _projector(job: Job, item: Input | Feedback, fields: list[Field]) -> Project
     return AvroProjector(schemas, fields, framing="confluent" if item.confluent else "none", keep=keep, drop=drop)
 
 
-def _feedback(job: Job, name: str, item: Feedback) -> FeedbackPlan:
-    values = tuple(
-        _value(target, target.rules[0]) for target in job.targets.values() if target.rules[0].feedback == name
-    )
+def _topics(job: Job) -> list[tuple[str, int]]:
+    """Each topic of each feedback, with the feedback's number: the sources of the join."""
+    return [(topic, number) for number, item in enumerate(job.feedback.values()) for topic in item.topics]
+
+
+def _feedback(job: Job, join: JoinSettings, topic: str, number: int) -> FeedbackPlan:
+    name = join.feedback[number]
+    item = job.feedback[name]
+    values = tuple(_value(job, join.uses[use]) for use in join.uses_of(number))
     fields = [Field(path, "text") for path in (item.refers_to, item.id) if path is not None]
     fields += [column.field for column in values if column.field is not None]
-    source = _source(job, f"feedback.{name}", item, item.refers_to, fields)
-    return FeedbackPlan(name, source, item.id, values)
+    return FeedbackPlan(name, _source(job, f"feedback.{name}", item, topic, fields), item.id, values)
 
 
-def _value(target: Target, rule: Rule) -> ValueColumn:
-    if rule.field is not None:
-        return ValueColumn(0, Field(rule.field, "integer" if target.type == "int" else "number"))
-    assert rule.label is not None
-    return ValueColumn(bits_of(_typed(target, rule.label)), None)
+def _value(job: Job, use: Use) -> ValueColumn:
+    """Where a use of a feedback finds what it says."""
+    target = list(job.targets.values())[use.target]
+    rule = target.rules[use.rule]
+    if use.undoes >= 0:
+        path = rule.undone_by.refers_to if rule.undone_by is not None else None
+        return ValueColumn(0, None if path is None else Field(path, "text"))
+    if rule.field is None:
+        return ValueColumn(_bits(target, target.constants[use.rule]), None)
+    if target.codes:
+        return ValueColumn(0, Field(rule.field, "text"), target.codes)
+    return ValueColumn(0, Field(rule.field, "integer" if target.type == "int" else "number"))
 
 
-def _typed(target: Target, value: float) -> float | int:
-    return int(value) if target.type == "int" else float(value)
+def _bits(target: Target, value: float | int | bool | str | None) -> int:
+    """A constant as the join keeps it."""
+    if value is None:
+        return 0
+    return target.classes.index(value) if isinstance(value, str) else bits_of(value)
 
 
-def _join(job: Job, feedback: tuple[str, ...]) -> JoinSettings:
+def _join(job: Job) -> JoinSettings:
+    feedback = tuple(job.feedback)
     return JoinSettings(
         feedback=feedback,
-        targets=tuple(_rule(name, target, feedback) for name, target in job.targets.items()),
+        targets=tuple(_target(name, target, feedback) for name, target in job.targets.items()),
         grace_ms=job.grace_ms,
         skew_ms=job.skew_ms,
         late_horizon_ms=job.late_horizon_ms,
         limits=Limits(open_rows=job.limits.open_rows_max, waiting=job.limits.waiting_max),
+        sources=tuple((f"{feedback[number]}/{topic}", number) for topic, number in _topics(job)),
     )
 
 
-def _rule(name: str, target: Target, feedback: tuple[str, ...]) -> TargetRule:
-    number = feedback.index(target.rules[0].feedback)
-    if target.drops_silent:
-        return TargetRule(name, target.window_ms, number, "drop")
-    if target.implicit_label is None:
-        return TargetRule(name, target.window_ms, number, "null")
-    return TargetRule(name, target.window_ms, number, "value", bits_of(target.implicit_label))
+def _target(name: str, target: Target, feedback: tuple[str, ...]) -> TargetRules:
+    rules = tuple(
+        Rule(feedback.index(rule.feedback), window, rule.take, _undo(rule.undone_by, feedback), rule.field or "")
+        for rule, window in zip(target.rules, target.windows_ms, strict=True)
+    )
+    silent: IfSilent = "drop" if target.drops_silent else "null" if target.implicit_label is None else "value"
+    return TargetRules(name, rules, silent, _bits(target, target.implicit_label), target.type == "double")
+
+
+def _undo(undo: UndoneBy | None, feedback: tuple[str, ...]) -> Undo | None:
+    if undo is None:
+        return None
+    return Undo(feedback.index(undo.feedback), undo.refers_to is not None, undo.refers_to or "")
 
 
 def _encoder(job: Job, source: Source, spec: TrainingSpec) -> Encoder:

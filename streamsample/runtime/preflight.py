@@ -61,7 +61,7 @@ def prepare(job: Job, admin: TopicAdmin, now_ms: int) -> Cluster:
 
 def _roles(job: Job) -> dict[str, str]:
     roles = {job.input.topic: "input"}
-    return roles | {item.topic: f"feedback.{name}" for name, item in job.feedback.items()}
+    return roles | {topic: f"feedback.{name}" for name, item in job.feedback.items() for topic in item.topics}
 
 
 def _check_partitions(job: Job, found: Mapping[str, TopicDescription]) -> None:

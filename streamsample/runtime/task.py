@@ -34,6 +34,7 @@ from streamsample.runtime.state import (
     windows_of,
 )
 from streamsample.runtime.training import ENVELOPE_BYTES_MAX, TARGET_BYTES_MAX, Encoded, Sampled, TrainingRecords
+from streamsample.runtime.values import FEEDBACK_ID_SEED
 from streamsample.runtime.windowing import offered, unusable_weights
 from streamsample.sampling.design import unit_hash
 from streamsample.sampling.window_columns import Details, Drawn
@@ -51,7 +52,6 @@ SEPARATOR = "\x1f"
 FIRST_EVENT = 2**62
 """In `Task.covered_from`: covered from the first event on that will be read; until then, nothing is."""
 _ID_SEED = 0
-_FEEDBACK_ID_SEED = 1
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ class Task:
         self.start_ms: int | None = None
         self.covered_from = {item.source.topic: MIN for item in plan.feedback}
         timeouts = {plan.input.topic: plan.job.input.idle_timeout_ms}
-        timeouts |= {item.topic: item.idle_timeout_ms for item in plan.job.feedback.values()}
+        timeouts |= {topic: item.idle_timeout_ms for item in plan.job.feedback.values() for topic in item.topics}
         self.watermark = Watermark([TopicPartition(topic, partition) for topic in plan.topics], timeouts)
         self._settings = settings
         self._records = TrainingRecords(plan)
@@ -264,7 +264,7 @@ class Task:
         for column in item.values:
             bad = column.unusable(events.projection, events.rows)
             if bad is not None and bad.any():
-                words = f"the field {column.path!r}, which is a label, is not a number or infinite"
+                words = f"the field {column.path!r}, which is a label, is not {column.needed}"
                 self._refuse(events, np.flatnonzero(bad), "bad_value", words)
                 kept = np.flatnonzero(~bad)
                 events, own = events.take(kept), None if own is None else own.take(kept)
@@ -281,7 +281,7 @@ class Task:
             hash64(events.ids, _ID_SEED),
             [bits for bits, _ in columns],
             valid=[always if known is None else known for _, known in columns],
-            feedback_ids=None if own is None else hash64(own, _FEEDBACK_ID_SEED),
+            feedback_ids=None if own is None else hash64(own, FEEDBACK_ID_SEED),
             not_sampled=self._not_sampled(events.ids),
         )
 
@@ -382,11 +382,12 @@ class Task:
         if self.join is None or self.plan.join is None:
             return
         rate = 1.0 if self.plan.draw is None else self.plan.draw.design.largest_rate
-        for number, rule in enumerate(self.plan.join.targets):
+        for number, use in enumerate(self.plan.join.uses):
             counts = self.join.ledger.feedback_counts(number)
             resolved = counts["matched"] + counts["orphan"]
-            topic = self.plan.feedback[rule.feedback].source.topic
-            check_matches(self.plan.input.topic, topic, self._settings.partitions, resolved, counts["matched"], rate)
+            name = self.plan.join.feedback[use.feedback]
+            topics = " and ".join(item.source.topic for item in self.plan.feedback if item.name == name)
+            check_matches(self.plan.input.topic, topics, self._settings.partitions, resolved, counts["matched"], rate)
 
     def _emit(self, encoded: Encoded) -> None:
         if len(encoded.keys):

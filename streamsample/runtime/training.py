@@ -60,16 +60,14 @@ class TrainingRecords:
         )
         count = len(settled)
         targets: list[TargetColumn] = []
-        assert self._plan.join is not None
-        for rule, labels in zip(self._plan.join.targets, settled.targets, strict=True):
-            is_float = self._plan.spec.targets[len(targets)].type == "double"
+        for spec, labels in zip(self._plan.spec.targets, settled.targets, strict=True):
             targets.append(
                 TargetColumn(
-                    value=labels.bits.view(np.float64) if is_float else labels.bits,
+                    value=labels.bits.view(np.float64) if spec.type == "double" else labels.bits,
                     valid=labels.valid,
                     settled=labels.settled,
                     explicit=labels.explicit,
-                    kind=np.where(labels.explicit, rule.feedback, -1).astype(np.int16),
+                    kind=labels.kind,
                     event_time=labels.event_time,
                     delay_ms=labels.delay_ms,
                 )

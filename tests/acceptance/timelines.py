@@ -5,7 +5,7 @@
     1h      shown    end
 
 Each line is an event: when it happened (event time), what it was, of which id, and what else it says. The lines
-stand in the order in which they are read. `shown` is a prediction; `clicked` and `bought` are feedback.
+stand in the order in which they are read. `shown` is a prediction; all else is feedback.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ T0 = 1_700_000_000_000
 NOW = T0 + 30 * 86_400_000
 """What the clock says when a timeline begins."""
 HOUR = 3_600_000
-KINDS = {"shown": "shown", "clicked": "clicked", "bought": "bought"}
+KINDS = {"shown", "clicked", "bought", "returned", "rated"}
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": HOUR, "d": 24 * HOUR}
 _DELETE = object()
 IMPRESSION = {
@@ -139,6 +139,18 @@ def orders(name: str = "job") -> dict[str, Any]:
     }
     revenue = {"type": "double", "window": "1m", "rules": [{"from": "orders", "field": "amount"}], "if_silent": 0}
     return {"feedback.orders": feedback, "targets.revenue": revenue}
+
+
+def feedback(kind: str, *more: str) -> dict[str, Any]:
+    """A feedback of the topics of these kinds."""
+    topics = [f"job.{each}" for each in (kind, *more)]
+    return {
+        "topic": topics if more else topics[0],
+        "format": "json",
+        "id": "event",
+        "refers_to": "id",
+        "time": {"field": "at", "unit": "ms"},
+    }
 
 
 def job_of(tree: Mapping[str, Any], directory: Path | None = None) -> Job:

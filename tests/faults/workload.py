@@ -224,7 +224,7 @@ class Workload:
             for p in mine
             if p.event.source == source
         ]
-        targets = [Target(WINDOW_MS["clicked"], 0, "value", 0), Target(WINDOW_MS["revenue"], 1, "null")]
+        targets = [Target.one(WINDOW_MS["clicked"], 0, "value", 0), Target.one(WINDOW_MS["revenue"], 1, "null")]
         return join(
             predictions,
             feedback,
