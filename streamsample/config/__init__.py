@@ -16,17 +16,15 @@ from streamsample.config.models import (
     Limits,
     Metrics,
     Output,
-    Rule,
     Section,
     Source,
     Split,
     State,
-    Target,
     Time,
-    UndoneBy,
 )
 from streamsample.config.reference import json_schema
 from streamsample.config.sample import Sample
+from streamsample.config.targets import Rule, Target, UndoneBy
 from streamsample.config.values import SchemaFile
 
 __all__ = [

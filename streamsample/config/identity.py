@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streamsample.config.job import Job
-    from streamsample.config.models import Feedback, Input, Rule, Source
+    from streamsample.config.models import Feedback, Input, Source
+    from streamsample.config.targets import Rule
 
 FORMAT = 1
 """Changes when records or state mean something else although the job file is the same."""
@@ -63,11 +64,14 @@ def content(job: Job) -> dict[str, Any]:
                             target.rules, target.constants, target.windows_ms, strict=True
                         )
                     ],
+                    "early": target.early,
                     "if_silent": "drop" if target.drops_silent else [target.implicit_label],
                 },
             ]
             for name, target in job.targets.items()
         ],
+        "corrections": job.corrections_ms,
+        "emit": job.emit,
         "grace": job.grace_ms,
         "skew": job.skew_ms,
         "features": features and {"keep": sorted(features.keep or ()), "drop": sorted(features.drop or ())},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -24,10 +25,10 @@ from streamsample.config.models import (
     Section,
     Split,
     State,
-    Target,
 )
 from streamsample.config.problems import KeyPath, Problem, listed, nearest
 from streamsample.config.sample import Sample
+from streamsample.config.targets import Target
 from streamsample.config.units import format_duration
 from streamsample.config.values import Duration, JobName, Name, PositiveDuration, Start
 
@@ -54,6 +55,12 @@ class Job(Section):
     grace_ms: Duration = Field(5_000, alias="grace", description="how far out of order a partition may be")
     skew_ms: Duration = Field(
         0, alias="skew", description="how much earlier than its prediction feedback may be dated and still count"
+    )
+    corrections_ms: Duration = Field(
+        0, alias="corrections", description="how long after its target's close feedback still corrects a label"
+    )
+    emit: Literal["all", "each"] = Field(
+        "all", description="`all`: one record when all targets are closed; `each`: one whenever a target closes"
     )
     late_horizon_ms: Duration = Field(
         0,
@@ -102,8 +109,8 @@ class Job(Section):
 
     @property
     def retention_ms_min(self) -> int:
-        """The least retention of an input topic: feedback must still be there when its prediction's window closes."""
-        return self.closes_after_ms + self.skew_ms
+        """The least retention of an input topic: feedback must still be there as long as it counts."""
+        return self.closes_after_ms + self.corrections_ms + self.skew_ms
 
     @property
     def dead_letters_topic(self) -> str:

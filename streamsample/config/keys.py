@@ -44,6 +44,8 @@ class Key:
             return "null" if "null" in (self.field.description or "") else ""
         if "duration" in self.kind:
             return format_duration(value)
+        if isinstance(value, bool):
+            return str(value).lower()
         return format_size(value) if "size" in self.kind else str(value)
 
 

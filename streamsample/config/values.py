@@ -426,6 +426,7 @@ Limit: TypeAlias = Annotated[
 Port: TypeAlias = Annotated[
     int, PlainValidator(_port), _or_variable({"type": "integer", "minimum": 0, "maximum": 65_535}), Kind("port")
 ]
+Flag: TypeAlias = Annotated[bool, PlainValidator(read_flag), _or_variable({"type": "boolean"}), Kind("true or false")]
 Replication: TypeAlias = Annotated[
     int, PlainValidator(_replication), _or_variable({"type": "integer", "minimum": 1}), Kind("number of brokers")
 ]

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 from numba import types
+from numpy.typing import NDArray
 
 from streamsample.kernels import I64, borrow, inline, kernel
 from streamsample.labels.settings import TAKES, JoinSettings
@@ -202,3 +203,20 @@ def choose(table, match, rules, handles, until, free, chosen, used):  # type: ig
         if free and head >= 0:
             free_chain(rows, row, entries, match.free, counts)
     return total
+
+
+def certain_after(settings: JoinSettings) -> NDArray[np.int64]:
+    """int64[uses]: how long after the prediction nothing can change an explicit label by this rule any more.
+
+    All stronger rules' windows have ended, and its own unless the first feedback decides; what can be undone is certain
+    only at the close.
+    """
+    found = np.zeros(len(settings.uses), np.int64)
+    for number, use in enumerate(settings.uses):
+        target = settings.targets[use.target]
+        if use.undoes >= 0:
+            continue
+        stronger = max((rule.window_ms for rule in target.rules[: use.rule]), default=0)
+        own = 0 if use.take == "first" else use.window_ms
+        found[number] = target.window_ms if use.undone_by >= 0 else max(stronger, own)
+    return found

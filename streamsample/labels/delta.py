@@ -6,7 +6,7 @@ Binary form, version 1, little-endian:
     version    uint16    1
     reserved   uint16    0
     meta size  uint32    bytes of the meta block
-    meta       JSON      {"watermark", "settled_before", "needed_until", "targets": [name...],
+    meta       JSON      {"watermark", "settled_before", "released_before", "needed_until", "targets": [name...],
                           "uses": [[key, target, feedback]...], "sources": [[name, feedback]...],
                           "columns": [[name, dtype, elements]...]}
     columns    raw       each column's elements, in the order of "columns", without padding
@@ -43,8 +43,8 @@ Int8s = NDArray[np.int8]
 
 @dataclass(frozen=True, slots=True)
 class RowColumns:
-    """n predictions, in any order. hash is the upper half of the id's hash. payload is null where the row was settled
-    already.
+    """n predictions, in any order. hash is the upper half of the id's hash. payload is null where the row gives
+    no record any more; revision: how many it has given, where it may give more than one.
     """
 
     offset: Int64s
@@ -53,8 +53,18 @@ class RowColumns:
     hash: NDArray[np.uint32]
     schema: Int16s
     split: Int8s
+    revision: NDArray[np.int32]
     ids: Spans
     payload: Spans
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenColumns:
+    """n rows of older deltas that have given a record since: which, and how many they have given."""
+
+    row_offset: Int64s
+    row_index: Int16s
+    revision: NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +107,8 @@ class WaitingColumns:
 class Delta:
     """One commit's change.
 
-    watermark, settled_before: every row with `ts < settled_before` has been settled. needed_until: a restore whose
+    watermark, settled_before: every row with `ts < settled_before` has been settled; with `ts < released_before` it can
+    give no record any more. needed_until: a restore whose
     watermark is larger needs none of these rows, matches and waiting feedback. targets: their names. uses: of
     each its key, and the indices of its target and its feedback. sources: name and index of its feedback. The ledger is
     absolute: the newest delta's counts.
@@ -105,6 +116,7 @@ class Delta:
 
     watermark: int
     settled_before: int
+    released_before: int
     needed_until: int
     targets: tuple[str, ...]
     uses: tuple[tuple[str, int, int], ...]
@@ -112,6 +124,7 @@ class Delta:
     ledger: Ledger
     rows: RowColumns
     matches: MatchColumns
+    written: WrittenColumns
     waiting: WaitingColumns
 
 
@@ -128,7 +141,7 @@ def delta_parts(delta: Delta) -> list[bytes | memoryview]:
         "ledger.predictions": delta.ledger.predictions,
         "ledger.labels": delta.ledger.labels,
     }
-    for name in ("rows", "matches", "waiting"):
+    for name in ("rows", "matches", "written", "waiting"):
         group = getattr(delta, name)
         for column in fields(group):
             value = getattr(group, column.name)
@@ -140,6 +153,7 @@ def delta_parts(delta: Delta) -> list[bytes | memoryview]:
     meta = {
         "watermark": delta.watermark,
         "settled_before": delta.settled_before,
+        "released_before": delta.released_before,
         "needed_until": delta.needed_until,
         "targets": list(delta.targets),
         "uses": [list(use) for use in delta.uses],
@@ -203,6 +217,7 @@ def _decode_body(data: bytes, start: int, meta_size: int, end: int) -> Delta:
     return Delta(
         int(meta["watermark"]),
         int(meta["settled_before"]),
+        int(meta["released_before"]),
         int(meta["needed_until"]),
         targets,
         uses,
@@ -210,6 +225,7 @@ def _decode_body(data: bytes, start: int, meta_size: int, end: int) -> Delta:
         ledger,
         _group(RowColumns, "rows", arrays),
         _group(MatchColumns, "matches", arrays),
+        _group(WrittenColumns, "written", arrays),
         _group(WaitingColumns, "waiting", arrays),
     )
 

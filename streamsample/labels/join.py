@@ -26,16 +26,18 @@ from numpy.typing import NDArray
 from streamsample.errors import InvariantError
 from streamsample.labels import ledger as books
 from streamsample.labels import snapshots
+from streamsample.labels.agenda import Agenda, in_order
 from streamsample.labels.choice import rule_table
 from streamsample.labels.delta import Delta
 from streamsample.labels.ledger import Ledger
-from streamsample.labels.matches import Matches, apply_feedback
+from streamsample.labels.matches import Matches, apply_feedback, free_chains
 from streamsample.labels.results import DUPLICATE, LATE, LIMIT, NEW, Codes, Counts, Settled
+from streamsample.labels.revise import Moments, build_revised
 from streamsample.labels.row_kernels import LATE_ROW, REFUSED_ROW, find_rows, insert_rows
 from streamsample.labels.rows import Rows
 from streamsample.labels.settings import ID_BYTES_MAX, TIME_MAX, JoinSettings
 from streamsample.labels.settle import build_settled
-from streamsample.labels.tables import HELD, INDEXED, OPEN_ROWS, FeedbackBatch, PredictionBatch, Times
+from streamsample.labels.tables import HELD, INDEXED, LOG, OPEN_ROWS, WRITTEN, FeedbackBatch, PredictionBatch, Times
 from streamsample.labels.waiting import Waiting
 from streamsample.labels.watermark import MIN
 from streamsample.records import Bools, Int32s, Int64s, Spans
@@ -62,6 +64,8 @@ class LabelJoin:
         """The last watermark given; `watermark.MIN` before the first."""
         self.settled_before = _NEVER
         """Every row with `ts < settled_before` has been settled; a prediction from before it is late."""
+        self.released_before = _NEVER
+        """Rows with `ts < released_before` give no record any more: no correction either."""
         span = settings.reach_ms + settings.hold_ms
         width = max(_BUCKET_MS_MIN, settings.reach_ms // _BUCKETS, span // _BUCKETS_MAX)
         self._rows = Rows(width)
@@ -69,6 +73,8 @@ class LabelJoin:
         self._waiting = Waiting(self._matches.width)
         self._uses = [settings.uses_of(feedback) for _, feedback in settings.source_list]
         self._rules = rule_table(settings)
+        self._agenda = Agenda(settings) if settings.revises else None
+        self._written: list[NDArray[Any]] = []
         self._times = self._times_at()
         self._last_place = (-1, -1)
         self._rewrites: list[tuple[int, int]] = []
@@ -102,6 +108,8 @@ class LabelJoin:
         new = np.flatnonzero(handles >= 0)
         self._rows.store_payload(buckets, slots, new, handles, payload)
         self._rows.keep_open(buckets, self.settled_before)
+        if self._agenda is not None:
+            self._agenda.on_rows(ts, handles, self._now())
         if len(self._waiting):
             self._pick_up(handles)
         codes = np.maximum(-handles, 0).astype(np.uint8) if len(new) < count else np.zeros(count, np.uint8)
@@ -168,10 +176,17 @@ class LabelJoin:
             self._expire(expired)
         before = max(self.settled_before, watermark - self.settings.reach_ms)
         closing = self._rows.take_closing(self.settled_before, before)
+        settled_before = self.settled_before
         self.watermark, self.settled_before = watermark, before
+        released = watermark - self.settings.reach_ms - self.settings.corrections_ms
+        self.released_before = max(self.released_before, min(before, released))
         self._times = self._times_at()
-        settled = self._settle(closing, covered_from)
+        if self._agenda is None:
+            settled = self._settle(closing, covered_from)
+        else:
+            settled = self._revise(self._agenda, closing, settled_before, covered_from)
         self._rows.close(before)
+        self._rows.release(self.released_before, None if self._agenda is None else self._free_matches)
         self._rows.forget(self._times.dead_before)
         self._matches.shrink()
         return settled
@@ -179,10 +194,36 @@ class LabelJoin:
     def _settle(self, closing: Int64s, covered_from: Int64s | None) -> Settled:
         return build_settled(self.settings, self._rows, self._matches, self._rules, self.ledger, closing, covered_from)
 
+    def _revise(self, agenda: Agenda, closing: Int64s, settled_before: int, covered_from: Int64s | None) -> Settled:
+        """Look at the rows on the agenda and at those that close."""
+        times, handles = agenda.take_before(self._now())
+        handles = np.concatenate([handles, closing])
+        times = np.concatenate([times, self._rows.table.rows["ts"][closing] + self.settings.window_ms])
+        held = self._rows.columns(handles)
+        times, handles = in_order(times, handles, held.ts, held.offset, held.within)
+        moments = Moments(times, handles, settled_before, covered_from)
+        settled = build_revised(self.settings, self._rows, self._matches, self._rules, self.ledger, moments)
+        written = np.zeros(len(settled), WRITTEN)
+        columns = (settled.offset, settled.ts, settled.revision + 1, settled.index)
+        for name, column in zip(WRITTEN.names or (), columns, strict=True):
+            written[name] = column
+        self._written.append(written)
+        return settled
+
+    def _free_matches(self, handles: Int64s) -> None:
+        if self._matches.held:
+            free_chains(self._rows.table, self._matches.table, handles)
+
+    def _now(self) -> int:
+        """What takes effect before it has been decided on."""
+        return max(_NEVER, self.watermark - self.settings.grace_ms)
+
     def next_deadline(self) -> int | None:
         """The watermark up to which (inclusive) `on_watermark` settles and expires nothing. None: nothing is open."""
         row, feedback = self._rows.first_open(), self._waiting.first()
         times = [] if row is None else [row + self.settings.reach_ms]
+        look = None if self._agenda is None else self._agenda.first()
+        times += [] if look is None else [look + self.settings.grace_ms]
         if feedback is not None:
             times.append(feedback + self.settings.wait_ms)
         return min(times, default=None)
@@ -203,9 +244,11 @@ class LabelJoin:
         watermark and the ledger. Deltas with `needed_until` < watermark are not needed for a restore.
         """
         rewrites, self._rewrites = self._rewrites, []
+        written, self._written = np.concatenate([np.empty(0, WRITTEN), *self._written]), []
         return snapshots.take(
-            self.settings, self.ledger, self.watermark, self._times, self._rows, self._matches, self._waiting, rewrites
-        )
+            self.settings, self.ledger, self.watermark, self._times,
+            self._rows, self._matches, self._waiting, written, rewrites,
+        )  # fmt: skip
 
     def restore(self, deltas: Sequence[Delta]) -> None:
         """Rebuild the state from deltas, oldest first, into a fresh join. Raises StateError.
@@ -218,13 +261,18 @@ class LabelJoin:
             return
         last = deltas[-1]
         self.watermark, self.settled_before = last.watermark, last.settled_before
+        self.released_before = last.released_before
         self._times = self._times_at()
         rows = snapshots.merged_rows(deltas, self._times.dead_before)
         if len(rows.ts):
             self._restore_rows(rows)
         logged = snapshots.merged_matches(deltas, self.settings)
-        handles = snapshots.rows_of(logged, self._rows, self.settled_before)
-        self._matches.load(self._rows.table.rows, handles[handles >= 0], logged[handles >= 0])
+        handles = snapshots.rows_of(logged, self._rows, self.released_before)
+        logged, handles = logged[handles >= 0], handles[handles >= 0]
+        self._matches.load(self._rows.table.rows, handles, logged)
+        snapshots.restore_revisions(deltas, self._rows, self.released_before)
+        if self._agenda is not None:
+            self._restore_agenda(self._agenda, logged, handles)
         waiting = snapshots.merged_waiting(deltas, self.settings, self._matches.width)
         self._restore_waiting(waiting)
         open_rows = self.counts().open_rows
@@ -254,20 +302,22 @@ class LabelJoin:
     @property
     def touched(self) -> int:
         """Rows looked at to settle and to forget them since the beginning: what closing windows has cost (A17)."""
-        return self._rows.touched
+        return self._rows.touched + (0 if self._agenda is None else self._agenda.touched)
 
     def state_bytes(self) -> int:
         """Bytes of memory in use, slack that was never touched left out."""
-        return self._rows.bytes_used() + self._matches.bytes_used() + self._waiting.bytes_used()
+        held = self._rows.bytes_used() + self._matches.bytes_used() + self._waiting.bytes_used()
+        return held + (0 if self._agenda is None else self._agenda.bytes_used())
 
     def _times_at(self) -> Times:
         settings = self.settings
         return Times(
             skew=settings.skew_ms,
-            window=settings.window_ms,
-            overlap=settings.window_ms + settings.skew_ms,
-            late=settings.window_ms + settings.late_horizon_ms,
+            window=settings.span_ms,
+            overlap=settings.span_ms + settings.skew_ms,
+            late=settings.window_ms + max(settings.late_horizon_ms, settings.corrections_ms),
             settled_before=self.settled_before,
+            released_before=self.released_before,
             dead_before=max(_NEVER, self.watermark - settings.reach_ms - settings.hold_ms),
             open_rows_max=settings.limits.open_rows,
         )
@@ -346,8 +396,10 @@ class LabelJoin:
 
     def _apply(self, batch: FeedbackBatch, picks: Int64s, handles: Int64s) -> None:
         self._matches.reserve(len(picks) * self._matches.width)
-        now = max(_NEVER, self.watermark - self.settings.grace_ms)
-        apply_feedback(self._rows.table, self._matches.table, self.settled_before, now, *batch, picks, handles)
+        now, logged = self._now(), int(self._matches.table.counts[LOG])
+        apply_feedback(self._rows.table, self._matches.table, self.released_before, now, *batch, picks, handles)
+        if self._agenda is not None:
+            self._agenda.on_matched(self._matches.table.log[logged : self._matches.table.counts[LOG]], now)
 
     def _keep_waiting(self, batch: FeedbackBatch, picks: Int64s, found: Int64s) -> None:
         """Let feedback without a row wait; what cannot be waited for is booked as what `found` says."""
@@ -364,7 +416,7 @@ class LabelJoin:
 
     def _pick_up(self, handles: Int32s) -> None:
         """Give new rows the feedback that waited for them."""
-        batch, rows = self._waiting.take_for(self._rows.table, handles, self.settings.skew_ms, self.settings.window_ms)
+        batch, rows = self._waiting.take_for(self._rows.table, handles, self.settings.skew_ms, self.settings.span_ms)
         if len(rows):
             self._book(batch.source, batch.mask, np.full(len(rows), books.WAITING), sign=-1)
             self._apply(batch, np.arange(len(rows)), rows)
@@ -403,10 +455,20 @@ class LabelJoin:
             rows.schema, rows.split, slots,
         )  # fmt: skip
         handles = self._insert(batch, len(buckets), self._times._replace(overlap=-1, open_rows_max=2**62))
-        open_rows = np.flatnonzero(rows.ts >= self.settled_before)
-        self._rows.store_payload(buckets, slots, open_rows, handles, rows.payload)
+        kept = np.flatnonzero(rows.ts >= self.released_before)
+        self._rows.store_payload(buckets, slots, kept, handles, rows.payload)
+        self._rows.table.rows["revision"][handles] = rows.revision
         self._rows.close(self.settled_before)
+        self._rows.release(self.released_before)
         self._last_place = (int(rows.offset[-1]), int(rows.index[-1]))
+
+    def _restore_agenda(self, agenda: Agenda, logged: NDArray[Any], handles: Int64s) -> None:
+        table = self._rows.table.rows
+        logged["row"], logged["row_ts"] = handles, table["ts"][handles]
+        agenda.on_matched(logged, self._now())
+        for bucket in self._rows.buckets.values():
+            rows = self._rows.handles(bucket)
+            agenda.on_rows(table["ts"][rows], rows, self._now())
 
     def _restore_waiting(self, batch: FeedbackBatch) -> None:
         """Let restored feedback wait again, but for what has expired and what a row has taken since."""

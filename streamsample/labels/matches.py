@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from streamsample.kernels import I64, borrow, inline, kernel
 from streamsample.labels import ledger as books
+from streamsample.labels.choice import free_chain
 from streamsample.labels.ledger import Ledger
-from streamsample.labels.settings import JoinSettings
+from streamsample.labels.settings import JoinSettings, Use
 from streamsample.labels.tables import (
     ENTRIES,
     ENTRIES_FREE,
@@ -76,7 +77,7 @@ def is_earlier(entries, entry, ts, source, offset, within):  # type: ignore[no-u
 
 @kernel(types.void(ROW_TABLE, MATCH_TABLE, types.int64, types.int64, *FEEDBACK_BATCH, I64, I64))
 def apply_feedback(  # type: ignore[no-untyped-def]
-    table, match, settled_before, now,
+    table, match, released_before, now,
     source, offset, within, event_time, feedback_id, hashes, ids, id_start, id_size, mask, bits,
     picks, handles,
 ):  # fmt: skip
@@ -86,7 +87,7 @@ def apply_feedback(  # type: ignore[no-untyped-def]
     stays, whichever was read first (A9).
     """
     rows, entries, log, counts = borrow(table.rows), borrow(match.entries), borrow(match.log), borrow(match.counts)
-    free, reach, width = borrow(match.free), match.reach, match.width
+    free, reach, until, width = borrow(match.free), borrow(match.reach), borrow(match.until), match.width
     for i in range(len(picks)):
         at, row = picks[i], handles[i]
         ts, identity = event_time[at], feedback_id[at]
@@ -96,7 +97,7 @@ def apply_feedback(  # type: ignore[no-untyped-def]
             if (mask[at] >> np.uint32(k)) & np.uint32(1) == np.uint32(0):
                 continue
             use = np.int64(match.uses[source[at] * width + k])
-            if served < settled_before or ts - served > reach[use]:
+            if served < released_before or ts - served > reach[use] or effect - served > until[use]:
                 match.ledger[use, _LATE] += 1
                 continue
             copy, kept = held_copy(entries, rows[row].head, use, identity)
@@ -130,6 +131,39 @@ def apply_feedback(  # type: ignore[no-untyped-def]
             log[new].row_ts = served
 
 
+@kernel(types.void(ROW_TABLE, MATCH_TABLE, I64))
+def free_chains(table, match, handles):  # type: ignore[no-untyped-def]
+    """Give the rows' matched feedback back."""
+    rows, entries, counts = borrow(table.rows), borrow(match.entries), borrow(match.counts)
+    for i in range(len(handles)):
+        free_chain(rows, handles[i], entries, match.free, counts)
+
+
+@kernel(types.int64(ROW_TABLE, MATCH_TABLE, I64))
+def count_matches(table, match, handles):  # type: ignore[no-untyped-def]
+    """How much matched feedback these rows have, a row counted as often as it is named."""
+    total = 0
+    for i in range(len(handles)):
+        entry = table.rows[handles[i]].head
+        while entry >= 0:
+            total += 1
+            entry = match.entries[entry].next
+    return total
+
+
+def closes_ms(settings: JoinSettings, use: Use) -> int:
+    """When the use's target closes."""
+    return settings.targets[use.target].window_ms
+
+
+def _reach(settings: JoinSettings, use: Use) -> int:
+    """The longest feedback loop length. A rule whose own window ends before its target's close is not corrected later:
+    its window is a part of what it means.
+    """
+    closes = closes_ms(settings, use)
+    return closes + settings.corrections_ms if use.window_ms == closes else use.window_ms
+
+
 class Matches:
     """Owns the table of matched feedback; grows it before kernels fill it."""
 
@@ -147,7 +181,8 @@ class Matches:
             log=np.empty(self._MIN, LOGGED),
             counts=np.zeros(LOG + 1, np.int64),
             uses=padded.reshape(-1),
-            reach=np.array([use.window_ms for use in settings.uses], np.int64),
+            reach=np.array([_reach(settings, use) for use in settings.uses], np.int64),
+            until=np.array([closes_ms(settings, use) + settings.corrections_ms for use in settings.uses], np.int64),
             width=self.width,
             per_row_max=settings.limits.matches_per_row,
             ledger=ledger.feedback,

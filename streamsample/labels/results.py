@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from streamsample.records import Bools, Bytes, Int64s, Spans
 
+EARLY, FINAL, CORRECT, RETRACT = range(4)
+STATES: Final = ("early", "final", "correct", "retract")
+"""What a record is: one of a row that is not settled; its first settled one; one that replaces that; its withdrawal."""
 NEW: Final = 0
 """A prediction that became an open row."""
 DUPLICATE: Final = 1
@@ -60,11 +63,13 @@ class FeedbackUsed:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Rows whose windows have closed and that give a record, ordered by (ts, offset, index). May be empty.
+    """Rows that give a record, ordered by when it was decided, then by (ts, offset, index). May be empty.
 
     Over the calls of `on_watermark` the order goes on: it does not depend on how the watermark moved.
     ts, offset: int64[n]; index: int16[n]; ids, payload: n spans, each column in a buffer of its own without gaps;
-    schema: int16[n]; split: int8[n]; settled_at: int64[n], `p.ts + W + G`, the record's own time.
+    schema: int16[n]; split: int8[n]; settled_at: int64[n], what the watermark had to pass; timestamp: int64[n], the
+    record's own time: `p.ts + W + G` for a close, `f.ts` of what changed the label otherwise. state: int8[n], index
+    into STATES. revision: int32[n], 0 for a row's first record; each replaces the one before it.
     """
 
     ts: Int64s
@@ -75,6 +80,9 @@ class Settled:
     schema: NDArray[np.int16]
     split: NDArray[np.int8]
     settled_at: Int64s
+    timestamp: Int64s
+    state: NDArray[np.int8]
+    revision: NDArray[np.int32]
     targets: tuple[TargetColumns, ...]
     used: FeedbackUsed
 
@@ -101,10 +109,15 @@ class Counts:
 
 Codes = NDArray[np.uint8]
 __all__ = [
+    "CORRECT",
     "DUPLICATE",
+    "EARLY",
+    "FINAL",
     "LATE",
     "LIMIT",
     "NEW",
+    "RETRACT",
+    "STATES",
     "Bytes",
     "Codes",
     "Counts",

@@ -7,6 +7,7 @@ forgetting look only at buckets whose time has come, and memory comes back in wh
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -37,7 +38,7 @@ from streamsample.records import Bools, Int32s, Int64s, Spans
 
 _MAX: Final = 2**62
 _FEW: Final = 8
-_OUT_TYPES: Final = (*[np.int64] * 4, *[np.int32] * 2, np.int16, np.int16, np.int8, np.uint32)
+_OUT_TYPES: Final = (*[np.int64] * 4, *[np.int32] * 2, np.int16, np.int16, np.int8, np.uint32, np.int32)
 
 
 class Bucket:
@@ -70,6 +71,8 @@ class Rows:
         """Numbers of the buckets that may have unsettled rows, ascending."""
         self.closed: list[int] = []
         """Numbers of the buckets whose rows are all settled, ascending."""
+        self.kept: list[int] = []
+        """Those of the closed that still have their payload and matched feedback, ascending."""
         self.touched = 0
         """Rows looked at to settle and forget, since the beginning: what closing has cost."""
         self._free_slots: list[int] = []
@@ -168,6 +171,8 @@ class Rows:
             elif bucket.closed and figures["max_ts"] >= settled_before:
                 bucket.closed = False
                 self.closed.remove(bucket.number)
+                if bucket.number in self.kept:
+                    self.kept.remove(bucket.number)
                 insort(self.open, bucket.number)
 
     def take_added(self) -> list[int]:
@@ -206,12 +211,22 @@ class Rows:
         return np.concatenate(closing)
 
     def close(self, settled_before: int) -> None:
-        """Free the payload of the buckets whose rows are all settled."""
+        """Note the buckets whose rows are all settled."""
         while self.open and self._max_ts(self.open[0]) < settled_before:
             bucket = self.buckets[self.open.pop(0)]
-            bucket.segment.free()
             bucket.closed = True
             insort(self.closed, bucket.number)
+            insort(self.kept, bucket.number)
+
+    def release(self, released_before: int, free_matches: Callable[[Int64s], None] | None = None) -> None:
+        """Free the payload, and the matched feedback, of the buckets whose rows can give no record any more."""
+        while self.kept and self._max_ts(self.kept[0]) < released_before:
+            bucket = self.buckets[self.kept.pop(0)]
+            bucket.segment.free()
+            if free_matches is not None:
+                handles = self.handles(bucket)
+                self.touched += len(handles)
+                free_matches(handles)
 
     def forget(self, dead_before: int) -> None:
         """Remove the buckets whose rows are all dead."""

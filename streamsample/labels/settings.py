@@ -68,6 +68,7 @@ class TargetRules:
     """One target and the rules that label it, strongest first.
 
     silent_bits: the value when `if_silent` is "value", as 8-byte bits (see `bits_of`). is_float: values are float64.
+    early: an explicit label is written as soon as it is known.
     """
 
     name: str
@@ -75,6 +76,7 @@ class TargetRules:
     if_silent: IfSilent = "null"
     silent_bits: int = 0
     is_float: bool = False
+    early: bool = False
 
     @property
     def window_ms(self) -> int:
@@ -123,6 +125,8 @@ class JoinSettings:
     its prediction a feedback may be dated. late_horizon_ms: how long after the largest window a feedback of a closed
     row is still told from an orphan. sources: where a feedback comes from several topics, each topic's name and the
     index of its feedback; those of one feedback in the order of their names. Empty: each feedback is one source.
+    corrections_ms: how long after its target's close feedback still corrects a label. emit_each: a record is written
+    whenever a target closes, not only when all have.
     """
 
     feedback: tuple[str, ...]
@@ -132,6 +136,8 @@ class JoinSettings:
     late_horizon_ms: int = 0
     limits: Limits = field(default_factory=Limits)
     sources: tuple[tuple[str, int], ...] = ()
+    corrections_ms: int = 0
+    emit_each: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.targets) <= TARGETS_MAX:
@@ -146,6 +152,7 @@ class JoinSettings:
                 raise ConfigurationError(f"targets.{target.name}: no rules", remedy="give it one")
         times = [(f"targets.{target.name}.window", rule.window_ms) for target in self.targets for rule in target.rules]
         times += [("grace", self.grace_ms), ("skew", self.skew_ms), ("late_horizon", self.late_horizon_ms)]
+        times += [("corrections", self.corrections_ms)]
         for key, value in times:
             if not 0 <= value <= TIME_MAX // 16:
                 raise ConfigurationError(f"{key}: {value} ms", remedy="give a duration of at least 0")
@@ -205,6 +212,17 @@ class JoinSettings:
         return max(target.window_ms for target in self.targets)
 
     @property
+    def span_ms(self) -> int:
+        """How long after a prediction feedback may have an effect on it."""
+        return self.window_ms + self.corrections_ms
+
+    @property
+    def revises(self) -> bool:
+        """Whether a row may give more than one record, or one before its windows are closed."""
+        several = len({target.window_ms for target in self.targets}) > 1
+        return self.corrections_ms > 0 or any(target.early for target in self.targets) or (self.emit_each and several)
+
+    @property
     def reach_ms(self) -> int:
         """A row is settled when the watermark passes `p.ts + reach_ms`: the largest window and the grace."""
         return self.window_ms + self.grace_ms
@@ -214,7 +232,7 @@ class JoinSettings:
         """How long a settled row is still held. The skew is part of it, because a feedback is classified only when the
         watermark passes `f.ts + skew + G`.
         """
-        return self.late_horizon_ms + self.skew_ms
+        return max(self.late_horizon_ms, self.corrections_ms) + self.skew_ms
 
     @property
     def wait_ms(self) -> int:

@@ -9,7 +9,7 @@ from streamsample.labels import ledger as books
 from streamsample.labels.choice import choose
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.matches import Matches
-from streamsample.labels.results import FeedbackUsed, Settled, TargetColumns
+from streamsample.labels.results import FINAL, FeedbackUsed, Settled, TargetColumns
 from streamsample.labels.rows import Rows
 from streamsample.labels.segments import packed_addresses
 from streamsample.labels.settings import JoinSettings
@@ -53,6 +53,9 @@ def build_settled(
         schema=held.schema,
         split=held.split,
         settled_at=held.ts + settings.reach_ms,
+        timestamp=held.ts + settings.reach_ms,
+        state=np.full(len(held.ts), FINAL, np.int8),
+        revision=np.zeros(len(held.ts), np.int32),
         targets=tuple(columns),
         used=FeedbackUsed(
             first,

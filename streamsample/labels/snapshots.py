@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from streamsample.errors import StateError
 from streamsample.gather import packed
-from streamsample.labels.delta import Delta, MatchColumns, RowColumns, WaitingColumns
+from streamsample.labels.delta import Delta, MatchColumns, RowColumns, WaitingColumns, WrittenColumns
 from streamsample.labels.ledger import FEEDBACK_IN, OPEN, ROWS_IN, WAITING, Ledger
 from streamsample.labels.matches import Matches
 from streamsample.labels.rows import Rows
 from streamsample.labels.segments import packed_addresses
 from streamsample.labels.settings import JoinSettings
-from streamsample.labels.tables import LOGGED, FeedbackBatch, Times
+from streamsample.labels.tables import LOGGED, WRITTEN, FeedbackBatch, Times
 from streamsample.labels.waiting import Waiting
 from streamsample.labels.watermark import MIN
 from streamsample.records import Bools, Int64s, Spans
@@ -37,31 +37,38 @@ def take(
     rows: Rows,
     matches: Matches,
     waiting: Waiting,
+    written: NDArray[Any],
     rewrites: list[tuple[int, int]],
 ) -> Delta:
-    """The delta since the last one. `rewrites`: ranges of offsets (inclusive) whose rows go into it again."""
+    """The delta since the last one. written: WRITTEN records, the newest last. rewrites: ranges of offsets (inclusive)
+    whose rows go into it again.
+    """
     handles, again = _chosen_rows(rows, times, rewrites)
     row_columns = _row_columns(rows, handles, times)
     log = matches.take_log()
     if len(again):
         log = np.concatenate([matches.of_rows(rows.table.rows, again), log])
-    log = log[log["row_ts"] >= times.settled_before]
+    log = log[log["row_ts"] >= times.released_before]
+    written = written[written["row_ts"] >= times.released_before]
+    written = written[_last_of_equal((written["row_index"], written["row_offset"]))]
     fresh = waiting.take_fresh()
     batch = waiting.batch_of(waiting.all() if rewrites else fresh)
     needed = [MIN]
     hold = settings.reach_ms + settings.hold_ms
-    needed += [int(ts.max()) + hold for ts in (row_columns.ts, log["row_ts"]) if len(ts)]
+    needed += [int(ts.max()) + hold for ts in (row_columns.ts, log["row_ts"], written["row_ts"]) if len(ts)]
     needed += [int(batch.ts.max()) + settings.wait_ms] if len(batch.ts) else []
     return Delta(
         watermark,
         times.settled_before,
+        times.released_before,
         max(needed),
         tuple(target.name for target in settings.targets),
         tuple((use.key, use.target, use.feedback) for use in settings.uses),
         settings.source_list,
         ledger.copy(),
         row_columns,
-        _match_columns(log),
+        _columns(MatchColumns, log),
+        _columns(WrittenColumns, written),
         WaitingColumns(
             batch.source.astype(np.int8),
             batch.ts,
@@ -105,7 +112,7 @@ def _row_columns(rows: Rows, handles: Int64s, times: Times) -> RowColumns:
     alive = held.ts >= times.dead_before
     if not alive.all():
         held = held.where(alive)
-    size = np.where(held.ts >= times.settled_before, held.payload_size, -1).astype(np.int32)
+    size = np.where(held.ts >= times.released_before, held.payload_size, -1).astype(np.int32)
     return RowColumns(
         offset=held.offset,
         index=held.within,
@@ -113,19 +120,20 @@ def _row_columns(rows: Rows, handles: Int64s, times: Times) -> RowColumns:
         hash=held.hash,
         schema=held.schema,
         split=held.split,
+        revision=held.revision,
         ids=packed(rows.table.ids, held.id_place, held.id_size),
         payload=packed_addresses(held.payload, size),
     )
 
 
-def _match_columns(log: NDArray[Any]) -> MatchColumns:
-    return MatchColumns(**{name: np.ascontiguousarray(log[name]) for name in MatchColumns.__slots__})
+def _columns(kind: Any, log: NDArray[Any]) -> Any:
+    return kind(**{name: np.ascontiguousarray(log[name]) for name in kind.__slots__})
 
 
 def merged_rows(deltas: Sequence[Delta], dead_before: int) -> RowColumns:
     """All rows of the deltas that are not dead yet, the newest copy of each, ascending by (offset, index)."""
     parts = [delta.rows for delta in deltas]
-    names = ("offset", "index", "ts", "hash", "schema", "split")
+    names = ("offset", "index", "ts", "hash", "schema", "split", "revision")
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     ids, payload = (Spans.concat([getattr(part, name) for part in parts]) for name in ("ids", "payload"))
     place = place_of(columns["offset"], columns["index"])
@@ -151,10 +159,21 @@ def merged_matches(deltas: Sequence[Delta], settings: JoinSettings) -> NDArray[A
     return log[_last_of_equal(keys)]
 
 
-def rows_of(log: NDArray[Any], rows: Rows, settled_before: int) -> Int64s:
-    """The restored row of each match; -1 where it is settled or gone."""
+def restore_revisions(deltas: Sequence[Delta], rows: Rows, released_before: int) -> None:
+    """Let restored rows know how many records they have given."""
+    for delta in deltas:
+        log = np.zeros(len(delta.written.row_offset), WRITTEN)
+        for name in WrittenColumns.__slots__:
+            log[name] = getattr(delta.written, name)
+        handles = rows_of(log, rows, released_before)
+        found = handles >= 0
+        np.maximum.at(rows.table.rows["revision"], handles[found], log["revision"][found])
+
+
+def rows_of(log: NDArray[Any], rows: Rows, released_before: int) -> Int64s:
+    """The restored row of each LOGGED or WRITTEN record; -1 where it gives no record any more, or is gone."""
     handles = np.concatenate([np.empty(0, np.int64), *(rows.handles(bucket) for bucket in rows.buckets.values())])
-    handles = handles[rows.table.rows["ts"][handles] >= settled_before]
+    handles = handles[rows.table.rows["ts"][handles] >= released_before]
     place = place_of(rows.table.rows["offset"][handles], rows.table.rows["index"][handles])
     order = np.argsort(place, kind="stable")
     if not len(order):

@@ -40,7 +40,7 @@ ROW: Final = np.dtype(
         ("index", "<i2"),
         ("split", "i1"),
         ("spare", "i1"),
-        ("revision", "<i4"),  # 0 until corrections come
+        ("revision", "<i4"),  # how many records it has given, where it may give more
     ],
     align=True,
 )
@@ -107,6 +107,9 @@ BUCKET: Final = np.dtype(
     ],
     align=True,
 )
+WRITTEN: Final = np.dtype(
+    [("row_offset", "<i8"), ("row_ts", "<i8"), ("revision", "<i4"), ("row_index", "<i2")], align=True
+)
 assert [kind.itemsize for kind in (ROW, ENTRY, LOGGED, WAIT, BUCKET)] == [64, 48, 72, 64, 48]
 
 # Elements of RowTable.counts.
@@ -151,7 +154,7 @@ class MatchTable(NamedTuple):
     """Matched feedback of held rows, the log of what is new in it, and how far each use reaches.
 
     uses: int8[sources * width], the uses of each source, padded with -1. reach: int64[uses], the longest feedback loop
-    length.
+    length; until: int64[uses], how long after its prediction feedback may take effect.
     """
 
     entries: NDArray[Any]
@@ -160,6 +163,7 @@ class MatchTable(NamedTuple):
     counts: Int64s
     uses: NDArray[np.int8]
     reach: Int64s
+    until: Int64s
     width: int
     per_row_max: int
     ledger: NDArray[np.int64]
@@ -191,7 +195,8 @@ class WaitTable(NamedTuple):
 
 
 class Times(NamedTuple):
-    """The times that decide, in ms. Rows with ts < settled_before are settled, with ts < dead_before forgotten.
+    """The times that decide, in ms. Rows with ts < settled_before are settled, with ts < released_before they give no
+    record any more, with ts < dead_before they are forgotten. window: how long feedback may have an effect.
 
     overlap: two rows of one id closer than this are the same prediction. late: `f.ts - p.ts` up to which a feedback
     of a closed row is late.
@@ -202,6 +207,7 @@ class Times(NamedTuple):
     overlap: int
     late: int
     settled_before: int
+    released_before: int
     dead_before: int
     open_rows_max: int
 
@@ -250,6 +256,7 @@ class RowOut(NamedTuple):
     within: NDArray[np.int16]
     split: NDArray[np.int8]
     hash: NDArray[np.uint32]
+    revision: Int32s
 
     def where(self, keep: Bools) -> RowOut:
         """The rows that are kept."""
@@ -298,6 +305,7 @@ MATCH_TABLE: Final = _tuple(
     I64_OUT,
     I8_OUT,
     I64_OUT,
+    I64_OUT,
     _INT,
     _INT,
     types.Array(types.int64, 2, "C"),
@@ -310,7 +318,7 @@ PREDICTION_BATCH: Final = (I64, I16, I64, U64, U8, I64, I32, I16, I8, I32)
 FEEDBACK_BATCH: Final = (I32, I64, I16, I64, U64, U64, U8, I64, I32, _U32, I64)
 """The columns of a FeedbackBatch as a kernel's arguments."""
 ROW_OUT: Final = _tuple(
-    RowOut, I64_OUT, I64_OUT, I64_OUT, I64_OUT, I32_OUT, I32_OUT, I16_OUT, I16_OUT, I8_OUT, _U32_OUT
+    RowOut, I64_OUT, I64_OUT, I64_OUT, I64_OUT, I32_OUT, I32_OUT, I16_OUT, I16_OUT, I8_OUT, _U32_OUT, I32_OUT
 )
 CHOSEN_OUT: Final = _tuple(ChosenOut, I8_OUT, I64_OUT, I64_OUT, I64_OUT)
 USED_OUT: Final = _tuple(UsedOut, I64_OUT, I8_OUT, I8_OUT, I64_OUT, I64_OUT, I16_OUT)

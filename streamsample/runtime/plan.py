@@ -271,6 +271,8 @@ def _join(job: Job) -> JoinSettings:
         grace_ms=job.grace_ms,
         skew_ms=job.skew_ms,
         late_horizon_ms=job.late_horizon_ms,
+        corrections_ms=job.corrections_ms,
+        emit_each=job.emit == "each",
         limits=Limits(open_rows=job.limits.open_rows_max, waiting=job.limits.waiting_max),
         sources=tuple((f"{feedback[number]}/{topic}", number) for topic, number in _topics(job)),
     )
@@ -282,7 +284,8 @@ def _target(name: str, target: Target, feedback: tuple[str, ...]) -> TargetRules
         for rule, window in zip(target.rules, target.windows_ms, strict=True)
     )
     silent: IfSilent = "drop" if target.drops_silent else "null" if target.implicit_label is None else "value"
-    return TargetRules(name, rules, silent, _bits(target, target.implicit_label), target.type == "double")
+    silent_bits = _bits(target, target.implicit_label)
+    return TargetRules(name, rules, silent, silent_bits, target.type == "double", target.early)
 
 
 def _undo(undo: UndoneBy | None, feedback: tuple[str, ...]) -> Undo | None:

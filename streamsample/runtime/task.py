@@ -14,7 +14,7 @@ import numpy as np
 from streamsample.errors import StateError
 from streamsample.hashing import hash64
 from streamsample.kafka.changelog import StoredChunk
-from streamsample.labels import LATE, LIMIT, LabelJoin, Settled, Watermark, delta_parts
+from streamsample.labels import FINAL, LATE, LIMIT, LabelJoin, Settled, Watermark, delta_parts
 from streamsample.labels.watermark import MIN
 from streamsample.records import Int64s, RecordBatch, Spans, TopicPartition
 from streamsample.runtime.co_partitioning import Placement, check_matches, check_placement
@@ -33,7 +33,7 @@ from streamsample.runtime.state import (
     schema_name,
     windows_of,
 )
-from streamsample.runtime.training import ENVELOPE_BYTES_MAX, TARGET_BYTES_MAX, Encoded, Sampled, TrainingRecords
+from streamsample.runtime.training import Encoded, Sampled, TrainingRecords, record_bytes_max
 from streamsample.runtime.values import FEEDBACK_ID_SEED
 from streamsample.runtime.windowing import offered, unusable_weights
 from streamsample.sampling.design import unit_hash
@@ -238,7 +238,7 @@ class Task:
         """Training records are larger than their predictions; what could not be written is refused while its bytes are
         here. The others, int64[k].
         """
-        room = self._settings.output_bytes_max - ENVELOPE_BYTES_MAX - TARGET_BYTES_MAX * len(self.plan.spec.targets)
+        room = self._settings.output_bytes_max - record_bytes_max(self.plan)
         needed = events.batch.values.size[events.rows].astype(np.int64) + 2 * events.ids.size
         if stratum is not None:
             needed += _ESCAPED * stratum.size
@@ -373,7 +373,7 @@ class Task:
     def _on_settled(self, settled: Settled) -> None:
         self._changed = True
         for spec, labels in zip(self.plan.spec.targets, settled.targets, strict=True):
-            self._output.delays.append((spec.name, labels.delay_ms[labels.explicit]))
+            self._output.delays.append((spec.name, labels.delay_ms[labels.explicit & (settled.state == FINAL)]))
         idle = settled.settled_at >= self.watermark.value_without_idle
         self._emit(self._records.of_settled(settled, self.partition, idle))
 

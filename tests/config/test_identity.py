@@ -92,6 +92,9 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
     "targets.<name>.rules[].label": ({"targets.clicked.rules.0.label": 2}, VERSION),
     "targets.<name>.rules[].field": ({"targets.revenue.rules.0.field": "price"}, BOTH),
     "targets.<name>.if_silent": ({"targets.clicked.if_silent": "drop"}, VERSION),
+    "targets.<name>.early": ({"targets.clicked.early": True}, VERSION),
+    "corrections": ({"corrections": "1d"}, VERSION),
+    "emit": ({"emit": "each"}, VERSION),
     "grace": ({"grace": "6s"}, VERSION),
     "skew": ({"skew": "1s"}, VERSION),
     "late_horizon": ({"late_horizon": "2h"}, NEITHER),
@@ -195,4 +198,4 @@ def test_order_counts_only_where_it_decides() -> None:
 
 def test_the_hashes_are_what_they_were() -> None:
     """In records and changelogs: if this fails, old state is refused. Raise `identity.FORMAT` on purpose only."""
-    assert (job().version, job().state_shape) == ("06e44d552f7e3969", "d9606b92c5fb1bea")
+    assert (job().version, job().state_shape) == ("3c0bddb8dd400a53", "d9606b92c5fb1bea")

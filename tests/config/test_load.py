@@ -227,9 +227,7 @@ NOT_YET = [
     ("id: impression_id\n", "id: impression_id\n  explode: items\n", "input.explode: not yet"),
     ("id: impression_id\n", "id: impression_id\n  registry: x\n", "input.registry: not yet: a schema registry"),
     ("time: {field: ts, unit: ms}", "time: {field: ts, unit: iso8601}", "feedback.clicks.time.unit: not yet"),
-    ("type: int", "type: int, early: true", "targets.clicked.early: not yet"),
-    ("grace: 5s", "emit: each", "emit: not yet"),
-    ("grace: 5s", "corrections: 7d", "corrections: not yet"),
+    ("type: int", "type: int, corrections: 7d", "targets.clicked.corrections: not yet"),
     ("grace: 5s", "state: {memory_limit: 1GB}", "state.memory_limit: not yet"),
     ("grace: 5s", "tests: []", "tests: not yet"),
 ]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from streamsample.hashing import hash64
 from streamsample.labels import (
+    STATES,
     JoinSettings,
     LabelJoin,
     Limits,
@@ -24,7 +25,7 @@ from tests.labels.oracle import Feedback, Label, Prediction, Target, uses_of
 from tests.labels.oracle import Rule as OracleRule
 
 Hash = Callable[[Spans], NDArray[np.uint64]]
-Record = tuple[int, int, bytes, bytes, tuple[Label, ...]]
+Record = tuple[int, int, bytes, bytes, tuple[Label, ...], str, int, int]
 
 
 def real_hash(ids: Spans) -> NDArray[np.uint64]:
@@ -48,6 +49,8 @@ def settings_of(
     late_horizon: int = 0,
     limits: Limits | None = None,
     sources: Sequence[int] | None = None,
+    corrections: int = 0,
+    each: bool = False,
 ) -> JoinSettings:
     kinds = max(use.feedback for use in uses_of(targets)) + 1
     return JoinSettings(
@@ -58,6 +61,7 @@ def settings_of(
                 tuple(rule_of(rule) for rule in target.rules),
                 target.if_silent,  # type: ignore[arg-type]
                 target.silent_value,
+                early=target.early,
             )
             for number, target in enumerate(targets)
         ),
@@ -66,6 +70,8 @@ def settings_of(
         late_horizon_ms=late_horizon,
         limits=limits or Limits(),
         sources=tuple((f"topic{number}", kind) for number, kind in enumerate(sources or ())),
+        corrections_ms=corrections,
+        emit_each=each,
     )
 
 
@@ -128,11 +134,14 @@ def records_of(settled: Settled) -> list[Record]:
                 given_by = (int(used.ts[last]), int(used.offset[last]))
             value = int(target.bits[row]) if target.valid[row] else None
             explicit = bool(target.explicit[row])
-            labels.append(Label(bool(target.settled[row]), explicit, value, given_by, max(1, len(mine))))
+            places = tuple((int(used.source[at]), int(used.ts[at]), int(used.offset[at])) for at in mine)
+            labels.append(Label(bool(target.settled[row]), explicit, value, given_by, places))
         identity, payload = settled.ids[row], settled.payload[row]
         assert identity is not None
         assert payload is not None
-        records.append((int(settled.ts[row]), int(settled.offset[row]), identity, payload, tuple(labels)))
+        state, revision = STATES[settled.state[row]], int(settled.revision[row])
+        head = (int(settled.ts[row]), int(settled.offset[row]), identity, payload)
+        records.append((*head, tuple(labels), state, revision, int(settled.timestamp[row])))
     return records
 
 

@@ -49,8 +49,8 @@ def feedback(
     return Feedback(0, offset, ts, identity, offset if feedback_id is None else feedback_id, (value,))
 
 
-def given(value: int, ts: int, offset: int = 0) -> Label:
-    return Label(True, True, value, (ts, offset))
+def given(value: int, ts: int, offset: int = 0, source: int = 0) -> Label:
+    return Label(True, True, value, (ts, offset), ((source, ts, offset),))
 
 
 def labels_at(join: LabelJoin, watermark: int) -> list[Label]:

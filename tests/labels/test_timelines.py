@@ -47,8 +47,8 @@ def feedback(
     return Feedback(0, offset, ts, identity, offset if feedback_id is None else feedback_id, (value,))
 
 
-def given(value: int, ts: int, offset: int = 0) -> Label:
-    return Label(True, True, value, (ts, offset))
+def given(value: int, ts: int, offset: int = 0, source: int = 0) -> Label:
+    return Label(True, True, value, (ts, offset), ((source, ts, offset),))
 
 
 def labels_at(join: LabelJoin, watermark: int) -> list[Label]:
@@ -177,7 +177,7 @@ def test_a10_each_target_has_its_own_window() -> None:
     give_predictions(join, [prediction(1000)])
     give_feedback(join, [Feedback(0, 0, 1050, b"p", 1, (5, 6))])
     (record,) = records_of(join.on_watermark(10**6))
-    assert record[4] == (SILENT, Label(True, True, 6, (1050, 0)), Label(True, False, 9, None))
+    assert record[4] == (SILENT, given(6, 1050), Label(True, False, 9, None))
     assert join.ledger.feedback_counts(0)["late"] == 1
     join.check()
 
@@ -402,6 +402,6 @@ def test_large_payloads_and_many_buckets_come_back_in_order() -> None:
         give_predictions(join, events[start : start + 50])
     join = restarted(join.settings, [snapshot(join)])
     records = records_of(join.on_watermark(260_000)) + records_of(join.on_watermark(10**6))
-    assert [(ts, offset, payload) for ts, offset, _, payload, _ in records] == sorted(
+    assert [(ts, offset, payload) for ts, offset, _, payload, *_ in records] == sorted(
         (event.ts, event.offset, event.payload) for event in events
     )

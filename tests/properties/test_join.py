@@ -29,12 +29,15 @@ class World:
     predictions: list[Prediction]
     feedback: list[list[Feedback]]
     covered_from: dict[int, int]
+    corrections: int
+    each: bool
 
     @property
     def shape(self) -> JoinSettings:
         return harness.settings_of(
-            self.targets, skew=self.skew, grace=self.grace, late_horizon=self.late_horizon, sources=self.sources
-        )
+            self.targets, skew=self.skew, grace=self.grace, late_horizon=self.late_horizon, sources=self.sources,
+            corrections=self.corrections, each=self.each,
+        )  # fmt: skip
 
     def partition(self, number: int) -> list[Prediction] | list[Feedback]:
         return self.predictions if number == 0 else self.feedback[number - 1]
@@ -72,7 +75,9 @@ def worlds(draw: st.DrawFn) -> World:
             [Feedback(source, at, ts, draw(ids), draw(st.integers(0, 9)), draw(values)) for at, ts in enumerate(times)]
         )
     covered = draw(st.dictionaries(st.integers(0, kinds - 1), st.integers(-5, 30).map(lambda at: at * scale)))
-    return World(targets, sources, skew, grace, horizon, predictions, feedback, covered)
+    corrections = draw(st.sampled_from([0, 0, 4, 20, 60])) * scale
+    each = draw(st.booleans())
+    return World(targets, sources, skew, grace, horizon, predictions, feedback, covered, corrections, each)
 
 
 @st.composite
@@ -88,7 +93,9 @@ def some_target(draw: st.DrawFn, kinds: int, scale: int) -> Target:
         )
         for _ in range(draw(st.integers(1, 3)))
     )
-    return Target(rules, draw(st.sampled_from(["value", "null", "drop"])), draw(st.integers(-3, 3)))
+    return Target(
+        rules, draw(st.sampled_from(["value", "null", "drop"])), draw(st.integers(-3, 3)), draw(st.booleans())
+    )
 
 
 class Player:
@@ -205,6 +212,8 @@ def expect(player: Player, watermark: int) -> None:
         watermark=watermark,
         covered_from=world.covered_from,
         sources=world.sources,
+        corrections=world.corrections,
+        each=world.each,
     )
     assert player.records == wanted.records
     assert player.join.ledger.predictions[1] == wanted.duplicates
