@@ -301,10 +301,16 @@ def _envelope(features: Any, targets: Any) -> list[dict[str, Any]]:
         ),
         _field("revision", "0 for the first record of this record_id, then counted up.", "int"),
         _optional("supersedes", "The revision that this record replaces.", "int"),
-        _field("state", "early: not all targets are settled; final: all are; correct: replaces; retract: withdraws.", states),
+        _field(
+            "state",
+            "early: not all targets are settled; final: all are; correct: replaces; retract: withdraws.",
+            states,
+        ),
         _field("features", "The prediction's own fields, as they were read.", features),
         _field("targets", "The labels, by target.", targets),
-        _field("settled", "The targets whose labels only a correction can change.", {"type": "array", "items": "string"}),
+        _field(
+            "settled", "The targets whose labels only a correction can change.", {"type": "array", "items": "string"}
+        ),
         _field("weights", "Weights, apart: multiply those that you need.", _record("Weights", weights)),
         _optional("sampling", "How the prediction came into the sample. Null if the job does not sample.", _sample()),
         _optional(

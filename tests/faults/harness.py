@@ -39,19 +39,7 @@ from streamsample.records import TopicPartition
 from streamsample.runtime.plan import plan_of
 from streamsample.runtime.service import Options, run_one
 from streamsample.runtime.state import ChunkBody, decode_body
-from tests.faults.workload import (
-    CORRECTIONS_MS,
-    ORDERED_MS,
-    SCHEMA,
-    SOURCES,
-    Dead,
-    Event,
-    Placed,
-    SourceName,
-    Workload,
-    decode,
-    text_of,
-)
+from tests.faults.workload import SCHEMA, SOURCES, Dead, Event, Placed, SourceName, Workload, decode, text_of
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).with_name("streamsample"))
@@ -225,7 +213,7 @@ input: {{topic: {self.topics["predictions"]}, {input_}, id: id, {time_}, idle_ti
 feedback:
   clicks: {{topic: {self.topics["clicks"]}, format: json, id: click_id, refers_to: id, {time_}}}
   orders: {{topic: {self.topics["orders"]}, format: json, id: order_id, refers_to: id, {time_}}}
-{self._targets()}
+{self.workload.targets(self.windows)}
 grace: 3s
 late_horizon: 10s
 commit_interval: {self._commit_interval}
@@ -235,23 +223,6 @@ metrics: {{host: 127.0.0.1, port: 0}}
 state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
 {self.job_extra}
 """)
-
-    def _targets(self) -> str:
-        clicked, revenue = self.windows["clicked"], self.windows["revenue"]
-        if not self.workload.revising:
-            return f"""targets:
-  clicked: {{type: int, window: {clicked}, rules: [{{from: clicks, label: 1}}], if_silent: 0}}
-  revenue: {{type: double, window: {revenue}, rules: [{{from: orders, field: amount}}]}}"""
-        return f"""targets:
-  clicked:
-    type: int
-    window: {clicked}
-    rules: [{{from: orders, label: 2, window: {ORDERED_MS}ms}}, {{from: clicks, label: 1}}]
-    if_silent: 0
-    early: true
-  revenue: {{type: double, window: {revenue}, rules: [{{from: orders, field: amount, take: sum}}]}}
-emit: each
-corrections: {CORRECTIONS_MS}ms"""
 
     def _make_topics(self, changelog: dict[str, str], inputs: dict[str, str]) -> None:
         admin = KafkaAdminClient(bootstrap_servers=self.servers)

@@ -215,6 +215,24 @@ class Workload:
                 records[partition, each[2], each[7], record] += 1
         return Expected(records, dead, outcomes, [self.watermark()] * self.partitions)
 
+    def targets(self, windows: dict[str, str]) -> str:
+        """The job file's targets and what belongs to them."""
+        clicked, revenue = windows["clicked"], windows["revenue"]
+        if not self.revising:
+            return f"""targets:
+  clicked: {{type: int, window: {clicked}, rules: [{{from: clicks, label: 1}}], if_silent: 0}}
+  revenue: {{type: double, window: {revenue}, rules: [{{from: orders, field: amount}}]}}"""
+        return f"""targets:
+  clicked:
+    type: int
+    window: {clicked}
+    rules: [{{from: orders, label: 2, window: {ORDERED_MS}ms}}, {{from: clicks, label: 1}}]
+    if_silent: 0
+    early: true
+  revenue: {{type: double, window: {revenue}, rules: [{{from: orders, field: amount, take: sum}}]}}
+emit: each
+corrections: {CORRECTIONS_MS}ms"""
+
     def outcome(self, partition: int, watermark: int) -> Outcome:
         """What the oracle says of one partition number when its watermark has come to `watermark`."""
         mine = [p for p in self.placed if p.partition == partition and p.event.ts is not None]
