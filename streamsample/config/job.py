@@ -23,6 +23,7 @@ from streamsample.config.models import (
     Metrics,
     Output,
     Section,
+    SetAside,
     Split,
     State,
 )
@@ -73,6 +74,14 @@ class Job(Section):
     split: Split | None = Field(None, description="into which parts training records fall, by hash; default: no parts")
     output: Output = Field(description="where training records go")
     dead_letters: DeadLetters = Field(DeadLetters(), description="where records go that cannot be used")
+    late: SetAside | None = Field(
+        None,
+        description="where feedback goes that comes after its window; default: with `corrections` to the dead letters, "
+        "else it is only counted",
+    )
+    orphans: SetAside | None = Field(
+        None, description="where feedback goes that has no prediction, or is older than it; default: it is only counted"
+    )
     commit_interval_ms: PositiveDuration = Field(
         1_000, alias="commit_interval", description="how often output becomes visible, at most 5s"
     )
@@ -115,6 +124,18 @@ class Job(Section):
     @property
     def dead_letters_topic(self) -> str:
         return self.dead_letters.topic or f"{self.name}.dead-letters"
+
+    @property
+    def late_topic(self) -> str | None:
+        """Where late feedback goes; None: nowhere."""
+        if self.late is not None:
+            return self.late.topic
+        return self.dead_letters_topic if self.corrections_ms else None
+
+    @property
+    def orphans_topic(self) -> str | None:
+        """Where orphans go; None: nowhere."""
+        return None if self.orphans is None else self.orphans.topic
 
     @property
     def changelog_topic(self) -> str:
@@ -220,6 +241,8 @@ def topic_problems(job: Job) -> Iterator[Problem]:
         (("output", "topic"), job.output.topic),
         (("dead_letters", "topic"), job.dead_letters_topic),
         (("changelog", "topic"), job.changelog_topic),
+        *((("late", "topic"), item.topic) for item in [job.late] if item is not None),
+        *((("orphans", "topic"), item.topic) for item in [job.orphans] if item is not None),
     ]
     taken: dict[str, KeyPath] = {}
     for index, (path, topic) in enumerate(parts):
@@ -338,7 +361,7 @@ def _label_fields(job: Job, feedback: str, fields: AvroFields) -> Iterator[Probl
 NEEDS = {
     name_problems: ("feedback", "targets"),
     sample_problems: ("sample", "targets"),
-    topic_problems: ("job", "input", "feedback", "output", "dead_letters", "changelog"),
+    topic_problems: ("job", "input", "feedback", "output", "dead_letters", "changelog", "late", "orphans"),
     schema_id_problems: ("input", "output"),
     time_problems: ("max_future", "commit_interval"),
     field_problems: ("input", "feedback", "targets", "sample", "split", "features"),

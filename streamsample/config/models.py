@@ -337,6 +337,12 @@ class DeadLetters(Section):
     replication: Replication | None = Field(None, description="copies if the topic is made; default: the brokers'")
 
 
+class SetAside(Section):
+    """Where feedback goes that no label could use."""
+
+    topic: Topic = Field(description="the topic")
+
+
 class Limits(Section):
     """What one task, that is one partition number, may hold at most."""
 

@@ -82,8 +82,6 @@ _TABLE: dict[str, NotYet] = {
     "input": NotYet("several inputs", "name one", _is_list),
     "match": _INPUT["match"],
     "explode": _INPUT["explode"],
-    "late": NotYet("topics for late feedback", "it is counted in the metrics"),
-    "orphans": NotYet("topics for orphans", "they are counted in the metrics"),
     "tests": NotYet("test timelines"),
     "timelines": NotYet("test timelines"),
     "sample": NotYet("designs composed in a list", _DESIGNS, _is_list),

@@ -12,6 +12,7 @@ from streamsample.labels.results import (
     STATES,
     Counts,
     FeedbackUsed,
+    Lost,
     Settled,
     TargetColumns,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "LabelJoin",
     "Ledger",
     "Limits",
+    "Lost",
     "Rule",
     "Settled",
     "TargetColumns",

@@ -89,7 +89,8 @@ class MatchColumns:
 @dataclass(frozen=True, slots=True)
 class WaitingColumns:
     """n feedback whose prediction has not come. mask: bit k set for the k-th use of its feedback.
-    bits: int64[n * width], `width` values for each.
+    originals: the bytes as they were read, null where they are not kept. bits: int64[n * width], `width` values for
+    each.
     """
 
     source: Int8s
@@ -100,6 +101,7 @@ class WaitingColumns:
     hash: NDArray[np.uint32]
     mask: NDArray[np.uint32]
     ids: Spans
+    originals: Spans
     bits: Int64s
 
 

@@ -17,25 +17,27 @@ Why the result does not depend on arrival (A2), for disorder within G:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamsample.errors import InvariantError
+from streamsample.gather import packed
 from streamsample.labels import ledger as books
 from streamsample.labels import snapshots
 from streamsample.labels.agenda import Agenda, in_order
 from streamsample.labels.choice import rule_table
 from streamsample.labels.delta import Delta
+from streamsample.labels.incoming import any_beyond, beyond_limits, side_by_side, uses_of_each
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.matches import Matches, apply_feedback, free_chains
-from streamsample.labels.results import DUPLICATE, LATE, LIMIT, NEW, Codes, Counts, Settled
+from streamsample.labels.results import DUPLICATE, LATE, LIMIT, NEW, Codes, Counts, Lost, Settled
 from streamsample.labels.revise import Moments, build_revised
 from streamsample.labels.row_kernels import LATE_ROW, REFUSED_ROW, find_rows, insert_rows
 from streamsample.labels.rows import Rows
-from streamsample.labels.settings import ID_BYTES_MAX, TIME_MAX, JoinSettings
+from streamsample.labels.settings import ID_BYTES_MAX, JoinSettings
 from streamsample.labels.settle import build_settled
 from streamsample.labels.tables import HELD, INDEXED, LOG, OPEN_ROWS, WRITTEN, FeedbackBatch, PredictionBatch, Times
 from streamsample.labels.waiting import Waiting
@@ -70,7 +72,8 @@ class LabelJoin:
         width = max(_BUCKET_MS_MIN, settings.reach_ms // _BUCKETS, span // _BUCKETS_MAX)
         self._rows = Rows(width)
         self._matches = Matches(settings, self.ledger)
-        self._waiting = Waiting(self._matches.width)
+        self._waiting = Waiting(self._matches.width, keeps_originals=settings.keeps_lost)
+        self._lost: list[Lost] = []
         self._uses = [settings.uses_of(feedback) for _, feedback in settings.source_list]
         self._rules = rule_table(settings)
         self._agenda = Agenda(settings) if settings.revises else None
@@ -128,19 +131,23 @@ class LabelJoin:
         feedback_ids: NDArray[np.uint64] | None = None,
         index: NDArray[np.int16] | None = None,
         not_sampled: Bools | None = None,
-    ) -> None:
-        """Take n feedback events of `source` in offset order.
+        originals: Callable[[Int64s], Spans] | None = None,
+    ) -> Codes:
+        """Take n feedback events of `source` in offset order. What nothing could use: uint8[n], LATE, ORPHAN or
+        PRE_CAUSAL of the ledger's columns, and 0 for all other, some of which may be lost later (`take_lost`).
 
         source: index into `settings.source_list`. ids: the ids of the predictions that they refer to, no nulls; hashes:
         of those ids. values, valid: one column per use of this feedback, in the order of `settings.uses_of`; values are
         8-byte bits as int64[n], for an undo that names what it undoes the hash of that feedback's id; valid (default
         all True) False means no value: counted dropped{no_value}. feedback_ids: hashes of the events' own ids (default:
         their source, offset and index); one that comes twice is a duplicate.
+        originals: the bytes of those at some indices, to be handed back should they wait in vain.
         not_sampled: True where the design cannot have kept the prediction: counted, takes no memory.
         """
         count, uses = len(offsets), self._uses[source]
+        fate = np.zeros(count, np.uint8)
         if not count or not uses:
-            return
+            return fate
         if len(values) != len(uses) or (valid is not None and len(valid) != len(uses)):
             raise ValueError(f"source {source} has {len(uses)} uses, but {len(values)} value columns came")
         if ids.size.min() < 0:
@@ -149,19 +156,21 @@ class LabelJoin:
         if feedback_ids is None:
             place = (offsets.astype(np.uint64) << np.uint64(15)) | index.astype(np.uint64)
             feedback_ids = place ^ (np.uint64(source) << np.uint64(57))
-        mask = self._mask(uses, count, valid, not_sampled, ts, ids)
+        mask = uses_of_each(self.ledger, uses, count, valid, not_sampled, ts, ids)
         batch = FeedbackBatch(
             np.full(count, source, np.int32),
             offsets, index, ts, feedback_ids, hashes, ids.buffer, ids.start, ids.size,
-            mask, self._bits(values),
+            mask, side_by_side(values, self._matches.width),
         )  # fmt: skip
         found = np.empty(count, np.int64)
         find_rows(self._rows.table, self._times, hashes, ids.buffer, ids.start, ids.size, ts, found)
         live = mask != 0
         fits = np.flatnonzero((found >= 0) & live)
-        self._apply(batch, fits, found[fits])
+        fate[fits[self._apply(batch, fits, found[fits])]] = books.LATE
         if len(fits) < count:
-            self._keep_waiting(batch, np.flatnonzero((found < 0) & live), found)
+            gone = self._keep_waiting(batch, np.flatnonzero((found < 0) & live), found, originals)
+            fate[gone] = -found[gone]
+        return fate
 
     def on_watermark(self, watermark: int, covered_from: Int64s | None = None) -> Settled:
         """Settle every row with `p.ts + largest window + G < watermark`, expire waiting feedback, forget dead rows.
@@ -273,8 +282,7 @@ class LabelJoin:
         snapshots.restore_revisions(deltas, self._rows, self.released_before)
         if self._agenda is not None:
             self._restore_agenda(self._agenda, logged, handles)
-        waiting = snapshots.merged_waiting(deltas, self.settings, self._matches.width)
-        self._restore_waiting(waiting)
+        self._restore_waiting(*snapshots.merged_waiting(deltas, self.settings, self._matches.width))
         open_rows = self.counts().open_rows
         snapshots.restore_ledger(self.ledger, last, self.settings, open_rows, self._waiting_by_use())
         for bucket in self._rows.buckets.values():
@@ -339,9 +347,9 @@ class LabelJoin:
 
     def _refused(self, ts: Int64s, ids: Spans) -> Int32s | None:
         """Why each prediction is refused at once (negative), 0 where it is not; None when none is."""
-        if ts.min() >= self.settled_before and not _any_beyond(ts, ids):
+        if ts.min() >= self.settled_before and not any_beyond(ts, ids):
             return None
-        late, beyond = ts < self.settled_before, _beyond(ts, ids)
+        late, beyond = ts < self.settled_before, beyond_limits(ts, ids)
         return np.where(beyond, REFUSED_ROW, np.where(late, LATE_ROW, 0)).astype(np.int32)
 
     def _insert(self, batch: PredictionBatch, buckets: int, times: Times) -> Int32s:
@@ -357,54 +365,23 @@ class LabelJoin:
         self.ledger.rows[:, books.OPEN] += seen[NEW]
         self.ledger.rows[:, books.ROW_LIMIT] += seen[LIMIT]
 
-    def _mask(
-        self,
-        uses: tuple[int, ...],
-        count: int,
-        valid: Sequence[Bools] | None,
-        not_sampled: Bools | None,
-        ts: Int64s,
-        ids: Spans,
-    ) -> NDArray[np.uint32]:
-        """Which uses each feedback has, bit by bit; what has none is booked here."""
-        feedback = self.ledger.feedback
-        feedback[list(uses), books.FEEDBACK_IN] += count
-        mask = np.full(count, (1 << len(uses)) - 1, np.uint32)
-        if not_sampled is not None:
-            feedback[list(uses), books.NOT_SAMPLED] += np.count_nonzero(not_sampled)
-            mask[not_sampled] = 0
-        if _any_beyond(ts, ids):
-            beyond = _beyond(ts, ids) & (mask != 0)
-            feedback[list(uses), books.FEEDBACK_LIMIT] += np.count_nonzero(beyond)
-            mask[beyond] = 0
-        for k, column in enumerate(valid or ()):
-            if not column.all():
-                missing = ~column & ((mask >> np.uint32(k)) & np.uint32(1) == 1)
-                feedback[uses[k], books.NO_VALUE] += np.count_nonzero(missing)
-                mask[missing] &= np.uint32(~(1 << k) & 0xFFFFFFFF)
-        return mask
-
-    def _bits(self, values: Sequence[Int64s]) -> Int64s:
-        """The value columns side by side, `width` for each feedback."""
-        width = self._matches.width
-        if width == 1:
-            return np.ascontiguousarray(values[0])
-        bits = np.zeros((len(values[0]), width), np.int64)
-        for k, column in enumerate(values):
-            bits[:, k] = column
-        return bits.reshape(-1)
-
-    def _apply(self, batch: FeedbackBatch, picks: Int64s, handles: Int64s) -> None:
+    def _apply(self, batch: FeedbackBatch, picks: Int64s, handles: Int64s) -> Bools:
+        """Give feedback to its rows; which of the picks was too late for all of its uses."""
+        late = np.zeros(len(picks), np.bool_)
         self._matches.reserve(len(picks) * self._matches.width)
         now, logged = self._now(), int(self._matches.table.counts[LOG])
-        apply_feedback(self._rows.table, self._matches.table, self.released_before, now, *batch, picks, handles)
+        apply_feedback(self._rows.table, self._matches.table, self.released_before, now, *batch, picks, handles, late)
         if self._agenda is not None:
             self._agenda.on_matched(self._matches.table.log[logged : self._matches.table.counts[LOG]], now)
+        return late
 
-    def _keep_waiting(self, batch: FeedbackBatch, picks: Int64s, found: Int64s) -> None:
-        """Let feedback without a row wait; what cannot be waited for is booked as what `found` says."""
+    def _keep_waiting(
+        self, batch: FeedbackBatch, picks: Int64s, found: Int64s, originals: Callable[[Int64s], Spans] | None
+    ) -> Int64s:
+        """Let feedback without a row wait; which cannot be waited for, booked as what `found` says."""
         expired = batch.ts[picks] < self.watermark - self.settings.wait_ms
-        if expired.any():
+        gone = picks[expired]
+        if len(gone):
             self._book(batch.source[picks], batch.mask[picks], -found[picks], expired)
             picks = picks[~expired]
         room = max(0, self.settings.limits.waiting - len(self._waiting))
@@ -412,14 +389,19 @@ class LabelJoin:
         what[room:] = books.FEEDBACK_LIMIT
         self._book(batch.source[picks], batch.mask[picks], what)
         if len(picks[:room]):
-            self._waiting.add(batch, picks[:room])
+            keeps = self.settings.keeps_lost and originals is not None
+            self._waiting.add(batch, picks[:room], originals(picks[:room]) if keeps and originals else None)
+        return gone
 
     def _pick_up(self, handles: Int32s) -> None:
         """Give new rows the feedback that waited for them."""
-        batch, rows = self._waiting.take_for(self._rows.table, handles, self.settings.skew_ms, self.settings.span_ms)
+        batch, rows, originals = self._waiting.take_for(
+            self._rows.table, handles, self.settings.skew_ms, self.settings.span_ms
+        )
         if len(rows):
             self._book(batch.source, batch.mask, np.full(len(rows), books.WAITING), sign=-1)
-            self._apply(batch, np.arange(len(rows)), rows)
+            late = np.flatnonzero(self._apply(batch, np.arange(len(rows)), rows))
+            self._lose(batch, np.full(len(rows), books.LATE), originals, late)
 
     def _expire(self, handles: Int64s) -> None:
         """Book waiting feedback whose prediction cannot come any more, and forget it."""
@@ -430,7 +412,20 @@ class LabelJoin:
             raise InvariantError("a waiting feedback fits a held row", remedy="this is a bug: please report it")
         self._book(batch.source, batch.mask, np.full(len(found), books.WAITING), sign=-1)
         self._book(batch.source, batch.mask, -found)
+        self._lose(batch, -found, self._waiting.originals_of(handles), np.arange(len(found)))
         self._waiting.drop(handles)
+
+    def _lose(self, batch: FeedbackBatch, what: Int64s, originals: Spans, at: Int64s) -> None:
+        """Keep what is to be handed back."""
+        if self.settings.keeps_lost and len(at):
+            mine = originals.take(at)
+            kept = packed(mine.buffer, mine.start, mine.size)
+            self._lost.append(Lost(batch.source[at].astype(np.int64), what[at], batch.offset[at], kept))
+
+    def take_lost(self) -> list[Lost]:
+        """Feedback that waited in vain since the last call, if the settings want it back."""
+        lost, self._lost = self._lost, []
+        return lost
 
     def _book(
         self, source: Int32s, mask: NDArray[np.uint32], what: Int64s, where: Bools | None = None, sign: int = 1
@@ -470,19 +465,10 @@ class LabelJoin:
             rows = self._rows.handles(bucket)
             agenda.on_rows(table["ts"][rows], rows, self._now())
 
-    def _restore_waiting(self, batch: FeedbackBatch) -> None:
+    def _restore_waiting(self, batch: FeedbackBatch, originals: Spans) -> None:
         """Let restored feedback wait again, but for what has expired and what a row has taken since."""
         found = np.empty(len(batch.ts), np.int64)
         find_rows(self._rows.table, self._times, batch.hash, batch.ids, batch.id_start, batch.id_size, batch.ts, found)
         still = np.flatnonzero((found < 0) & (batch.ts >= self.watermark - self.settings.wait_ms) & (batch.mask != 0))
         if len(still):
-            self._waiting.add(batch, still)
-
-
-def _any_beyond(ts: Int64s, ids: Spans) -> bool:
-    return bool(ids.size.max() > ID_BYTES_MAX or ts.max() > TIME_MAX or ts.min() < -TIME_MAX)
-
-
-def _beyond(ts: Int64s, ids: Spans) -> Bools:
-    """What is damage, not data: ids too long, times out of range."""
-    return (ids.size > ID_BYTES_MAX) | (ts > TIME_MAX) | (ts < -TIME_MAX)
+            self._waiting.add(batch, still, originals.take(still))

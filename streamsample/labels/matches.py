@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from streamsample.kernels import I64, borrow, inline, kernel
+from streamsample.kernels import B1_OUT, I64, borrow, inline, kernel
 from streamsample.labels import ledger as books
 from streamsample.labels.choice import free_chain
 from streamsample.labels.ledger import Ledger
@@ -75,16 +75,16 @@ def is_earlier(entries, entry, ts, source, offset, within):  # type: ignore[no-u
     return within < entries[entry].index
 
 
-@kernel(types.void(ROW_TABLE, MATCH_TABLE, types.int64, types.int64, *FEEDBACK_BATCH, I64, I64))
+@kernel(types.void(ROW_TABLE, MATCH_TABLE, types.int64, types.int64, *FEEDBACK_BATCH, I64, I64, B1_OUT))
 def apply_feedback(  # type: ignore[no-untyped-def]
     table, match, released_before, now,
     source, offset, within, event_time, feedback_id, hashes, ids, id_start, id_size, mask, bits,
-    picks, handles,
+    picks, handles, late,
 ):  # fmt: skip
     """Let the feedback at `picks` have its effect on the rows that it belongs to, for each use of its mask.
 
     now: what takes effect before it has been decided on. Of copies with one id the first by event time and place
-    stays, whichever was read first (A9).
+    stays, whichever was read first (A9). late: which of the picks came too late for all of their uses.
     """
     rows, entries, log, counts = borrow(table.rows), borrow(match.entries), borrow(match.log), borrow(match.counts)
     free, reach, until, width = borrow(match.free), borrow(match.reach), borrow(match.until), match.width
@@ -93,6 +93,7 @@ def apply_feedback(  # type: ignore[no-untyped-def]
         ts, identity = event_time[at], feedback_id[at]
         served = rows[row].ts
         effect = max(ts, served, now)
+        late[i] = mask[at] != np.uint32(0)
         for k in range(width):
             if (mask[at] >> np.uint32(k)) & np.uint32(1) == np.uint32(0):
                 continue
@@ -100,6 +101,7 @@ def apply_feedback(  # type: ignore[no-untyped-def]
             if served < released_before or ts - served > reach[use] or effect - served > until[use]:
                 match.ledger[use, _LATE] += 1
                 continue
+            late[i] = False
             copy, kept = held_copy(entries, rows[row].head, use, identity)
             if copy >= 0:
                 match.ledger[use, _DUPLICATE] += 1

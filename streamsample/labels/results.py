@@ -91,6 +91,18 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """n feedback that waited in vain. source, what: int64[n], index into the settings' sources, and LATE, ORPHAN or
+    PRE_CAUSAL of the ledger's columns; offset: int64[n]; originals: its bytes as they were given.
+    """
+
+    source: Int64s
+    what: Int64s
+    offset: Int64s
+    originals: Spans
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """How full the join is: numbers of things, for metrics and limits.
 
@@ -122,6 +134,7 @@ __all__ = [
     "Codes",
     "Counts",
     "FeedbackUsed",
+    "Lost",
     "Settled",
     "TargetColumns",
 ]

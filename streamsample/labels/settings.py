@@ -126,7 +126,7 @@ class JoinSettings:
     row is still told from an orphan. sources: where a feedback comes from several topics, each topic's name and the
     index of its feedback; those of one feedback in the order of their names. Empty: each feedback is one source.
     corrections_ms: how long after its target's close feedback still corrects a label. emit_each: a record is written
-    whenever a target closes, not only when all have.
+    whenever a target closes, not only when all have. keeps_lost: feedback that nothing could use is handed back.
     """
 
     feedback: tuple[str, ...]
@@ -138,6 +138,7 @@ class JoinSettings:
     sources: tuple[tuple[str, int], ...] = ()
     corrections_ms: int = 0
     emit_each: bool = False
+    keeps_lost: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.targets) <= TARGETS_MAX:

@@ -52,7 +52,8 @@ def take(
     written = written[written["row_ts"] >= times.released_before]
     written = written[_last_of_equal((written["row_index"], written["row_offset"]))]
     fresh = waiting.take_fresh()
-    batch = waiting.batch_of(waiting.all() if rewrites else fresh)
+    waits = waiting.all() if rewrites else fresh
+    batch, originals = waiting.batch_of(waits), waiting.originals_of(waits)
     needed = [MIN]
     hold = settings.reach_ms + settings.hold_ms
     needed += [int(ts.max()) + hold for ts in (row_columns.ts, log["row_ts"], written["row_ts"]) if len(ts)]
@@ -78,6 +79,7 @@ def take(
             (batch.hash >> np.uint64(32)).astype(np.uint32),
             batch.mask,
             packed(batch.ids, batch.id_start, batch.id_size),
+            packed(originals.buffer, originals.start, originals.size),
             batch.bits,
         ),
     )
@@ -184,8 +186,8 @@ def rows_of(log: NDArray[Any], rows: Rows, released_before: int) -> Int64s:
     return np.where(place[found] == wanted, handles[found], -1)
 
 
-def merged_waiting(deltas: Sequence[Delta], settings: JoinSettings, width: int) -> FeedbackBatch:
-    """All waiting feedback of the deltas, once each, in the order of arrival.
+def merged_waiting(deltas: Sequence[Delta], settings: JoinSettings, width: int) -> tuple[FeedbackBatch, Spans]:
+    """All waiting feedback of the deltas, once each, in the order of arrival, and its bytes.
 
     Sources and targets are numbered as `settings` does.
     """
@@ -197,7 +199,9 @@ def merged_waiting(deltas: Sequence[Delta], settings: JoinSettings, width: int) 
     pick = _last_of_equal((columns["within"], columns["offset"], columns["source"]))
     ids = ids.take(pick)
     taken = {name: np.ascontiguousarray(column[pick]) for name, column in columns.items()}
-    return FeedbackBatch(**taken, ids=ids.buffer, id_start=ids.start, id_size=ids.size, bits=bits[pick].reshape(-1))
+    originals = Spans.concat([delta.waiting.originals for delta in deltas]).take(pick)
+    flat = bits[pick].reshape(-1)
+    return FeedbackBatch(**taken, ids=ids.buffer, id_start=ids.start, id_size=ids.size, bits=flat), originals
 
 
 def restore_ledger(ledger: Ledger, last: Delta, settings: JoinSettings, open_rows: int, waiting: Int64s) -> None:

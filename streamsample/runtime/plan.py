@@ -273,6 +273,7 @@ def _join(job: Job) -> JoinSettings:
         late_horizon_ms=job.late_horizon_ms,
         corrections_ms=job.corrections_ms,
         emit_each=job.emit == "each",
+        keeps_lost=job.late_topic is not None or job.orphans_topic is not None,
         limits=Limits(open_rows=job.limits.open_rows_max, waiting=job.limits.waiting_max),
         sources=tuple((f"{feedback[number]}/{topic}", number) for topic, number in _topics(job)),
     )

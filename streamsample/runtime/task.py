@@ -17,6 +17,7 @@ from streamsample.kafka.changelog import StoredChunk
 from streamsample.labels import FINAL, LATE, LIMIT, LabelJoin, Settled, Watermark, delta_parts
 from streamsample.labels.watermark import MIN
 from streamsample.records import Int64s, RecordBatch, Spans, TopicPartition
+from streamsample.runtime.aside import originals_of, set_aside, waited_in_vain
 from streamsample.runtime.co_partitioning import Placement, check_matches, check_placement
 from streamsample.runtime.plan import FeedbackPlan, Plan, Units, WindowDraw
 from streamsample.runtime.rows import pack
@@ -56,12 +57,13 @@ _ID_SEED = 0
 
 @dataclass(slots=True)
 class Output:
-    """What a task has to write since it was last asked. delays: by target, the feedback loop lengths of explicit
-    labels, ms.
+    """What a task has to write since it was last asked. aside: feedback that no label could use, and where it goes.
+    delays: by target, the feedback loop lengths of explicit labels, ms.
     """
 
     records: list[Encoded] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
+    aside: list[tuple[str, Rejected]] = field(default_factory=list)
     delays: list[tuple[str, Int64s]] = field(default_factory=list)
 
 
@@ -273,7 +275,8 @@ class Task:
         self._check_waiting(len(events.rows))
         columns = [column.read(events.projection, events.rows) for column in item.values]
         always = np.ones(len(events.rows), np.bool_)
-        self.join.on_feedback(
+        batch, rows = events.batch, events.rows
+        fate = self.join.on_feedback(
             number,
             events.batch.offsets[events.rows],
             events.times,
@@ -283,7 +286,10 @@ class Task:
             valid=[always if known is None else known for _, known in columns],
             feedback_ids=None if own is None else hash64(own, FEEDBACK_ID_SEED),
             not_sampled=self._not_sampled(events.ids),
+            originals=lambda picks: originals_of(batch, rows[picks]),
         )
+        if fate.any():
+            self._output.aside += set_aside(self.plan.job, batch, rows, fate)
 
     def _check_waiting(self, more: int) -> None:
         """Feedback that is dropped would turn into silence: rather stop than lie."""
@@ -330,6 +336,9 @@ class Task:
             due = self.join.next_deadline()
             step = goal if due is None else min(goal, max(due, self.join.watermark) + stride)
             settled = self.join.on_watermark(step, covered)
+            for lost in self.join.take_lost():
+                self._changed = True
+                self._output.aside += waited_in_vain(self.plan, self.partition, lost)
             if len(settled):
                 self._on_settled(settled)
                 written += len(settled)

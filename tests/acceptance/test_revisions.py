@@ -5,6 +5,7 @@ retractions. Each record in a few words: state, revision, labels (`-` where ther
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 
 import pytest
@@ -247,3 +248,56 @@ def test_a8_records_are_the_same_bytes_however_it_was_read(more: dict[str, Any])
         read = sorted(events(MIXED) + later("5d", KINDS), key=lambda event: order.index(event.kind))
         task = OneTask(job(TWO, **more)).play(read)
         assert task.written == live.written
+
+
+# -- what no label could use -----------------------------------------------------------------------
+
+ASIDE = {"late": {"topic": "job.too-late"}, "orphans": {"topic": "job.orphans"}, "late_horizon": "10h"}
+UNUSED = """
+    0s      clicked  nobody  note=1
+    10s     clicked  a       note=2       # before its prediction
+    20s     shown    a
+    30s     clicked  a
+    2h      clicked  a       note=3
+    2h      bought   nobody  note=5  amount=1
+    2h      bought   nobody               # says nothing: dropped{no_value}
+    3h      shown    b
+    3h      clicked  b
+"""
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("first", ["shown", "clicked"])
+def test_a11_feedback_without_effect_can_be_set_aside_as_it_was(first: str, restarts: bool) -> None:
+    task = OneTask(job({"worth": worth(ORDERS, CLICKS, RETURNS)}, **ASIDE))
+    for event in sorted(events(UNUSED), key=lambda event: event.kind != first):
+        task.play([event])
+        if restarts:
+            task.restarted()
+    task.play(later("1d", KINDS))
+    letters = [(topic, letter) for topic, all_ in task.aside.items() for letter in all_]
+    found = {(topic, json.loads(letter.value or b"")["note"]): letter for topic, letter in letters}
+    assert len(found) == len(letters)
+    assert {(topic, note, letter.why("class")) for (topic, note), letter in found.items()} == {
+        ("job.too-late", 3, "late"),
+        ("job.orphans", 1, "orphan"),
+        ("job.orphans", 2, "pre_causal"),
+        ("job.orphans", 5, "orphan"),
+    }
+    one = found["job.orphans", 1]
+    assert (one.key, one.why("topic"), one.why("partition"), one.why("offset")) == (b"nobody", "job.clicked", "0", "0")
+    assert json.loads(one.value or b"")["id"] == "nobody"
+    assert task.dead == []
+
+
+def test_a11_past_the_horizon_of_corrections_feedback_is_dead_lettered() -> None:
+    task = OneTask(job({"worth": worth(ORDERS, CLICKS, RETURNS)}, corrections="1h", late_horizon="1d"))
+    task.play("0s shown a\n90m clicked a\n3h bought a amount=5 note=9").play(later("2d", KINDS))
+    (letter,) = task.aside["job.dead-letters"]
+    assert (letter.why("class"), json.loads(letter.value or b"")["note"]) == ("late", 9)
+    assert story(task) == ["final 0: 0 at 3601s", "correct 1: 1 at 5400s"]
+
+
+def test_without_such_topics_nothing_is_kept_of_feedback_that_waits() -> None:
+    task = OneTask(job({"worth": worth(ORDERS, CLICKS, RETURNS)})).play("0s clicked nobody").play(later("1d", KINDS))
+    assert (task.aside, task.feedback(1)["orphan"]) == ({}, 1)

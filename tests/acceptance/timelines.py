@@ -29,6 +29,7 @@ from streamsample.kafka.changelog import StoredChunk
 from streamsample.records import RecordBatch, Spans, TopicPartition
 from streamsample.runtime.dead_letters import letters_of
 from streamsample.runtime.plan import plan_of
+from streamsample.runtime.source import Rejected
 from streamsample.runtime.task import Task, TaskSettings
 from streamsample.runtime.training import Encoded
 from tests.kafka.batches import headers_of
@@ -211,6 +212,7 @@ class OneTask:
         self.task = Task(self.plan, number, self.settings)
         self.written: list[Written] = []
         self.dead: list[Dead] = []
+        self.aside: dict[str, list[Dead]] = {}
         self.offsets: dict[str, int] = {}
         self.chunks: list[StoredChunk] = []
         self._feedback = itertools.count()
@@ -269,10 +271,16 @@ class OneTask:
         for encoded in output.records:
             self.written += written_of(encoded)
         for group in output.rejected:
-            letters = letters_of(group, self.clock.now_ms(), 1_000_000)
-            for row in range(len(letters.keys)):
-                headers = dict(headers_of(letters.headers[row]))
-                self.dead.append(Dead(letters.keys[row], letters.values[row], headers))
+            self.dead += self._letters(group)
+        for topic, group in output.aside:
+            self.aside.setdefault(topic, []).extend(self._letters(group))
+
+    def _letters(self, group: Rejected) -> list[Dead]:
+        letters = letters_of(group, self.clock.now_ms(), 1_000_000)
+        return [
+            Dead(letters.keys[row], letters.values[row], dict(headers_of(letters.headers[row])))
+            for row in range(len(letters.keys))
+        ]
 
     def wait(self, duration: str) -> OneTask:
         """Let the clock go on."""
