@@ -213,7 +213,7 @@ input: {{topic: {self.topics["predictions"]}, {input_}, id: id, {time_}, idle_ti
 feedback:
   clicks: {{topic: {self.topics["clicks"]}, format: json, id: click_id, refers_to: id, {time_}}}
   orders: {{topic: {self.topics["orders"]}, format: json, id: order_id, refers_to: id, {time_}}}
-{self.workload.targets(self.windows)}
+{self.workload.targets(self.windows, self.name)}
 grace: 3s
 late_horizon: 10s
 commit_interval: {self._commit_interval}

@@ -215,7 +215,7 @@ class Workload:
                 records[partition, each[2], each[7], record] += 1
         return Expected(records, dead, outcomes, [self.watermark()] * self.partitions)
 
-    def targets(self, windows: dict[str, str]) -> str:
+    def targets(self, windows: dict[str, str], name: str) -> str:
         """The job file's targets and what belongs to them."""
         clicked, revenue = windows["clicked"], windows["revenue"]
         if not self.revising:
@@ -230,6 +230,8 @@ class Workload:
     if_silent: 0
     early: true
   revenue: {{type: double, window: {revenue}, rules: [{{from: orders, field: amount, take: sum}}]}}
+late: {{topic: {name}.late}}
+orphans: {{topic: {name}.orphans}}
 emit: each
 corrections: {CORRECTIONS_MS}ms"""
 
