@@ -17,6 +17,7 @@ from streamsample.labels.tables import (
     CHOSEN_OUT,
     ENTRIES,
     ENTRIES_FREE,
+    FREE_HEAD,
     MATCH_TABLE,
     NONE,
     ROW_TABLE,
@@ -148,14 +149,16 @@ def taken(entries, order, count, take, is_float):  # type: ignore[no-untyped-def
 
 
 @inline
-def free_chain(rows, row, entries, free, counts):  # type: ignore[no-untyped-def]
+def free_chain(rows, row, entries, counts):  # type: ignore[no-untyped-def]
     """Give back a row's matched feedback."""
     entry = rows[row].head
     while entry >= 0:
-        free[counts[ENTRIES_FREE]] = entry
+        after = entries[entry].next
+        entries[entry].next = np.int32(counts[FREE_HEAD])
+        counts[FREE_HEAD] = entry
         counts[ENTRIES_FREE] += 1
         counts[ENTRIES] -= 1
-        entry = entries[entry].next
+        entry = after
     rows[row].head = NONE
 
 
@@ -201,7 +204,7 @@ def choose(table, match, rules, handles, until, free, chosen, used):  # type: ig
                 break
         used.first[i + 1] = total
         if free and head >= 0:
-            free_chain(rows, row, entries, match.free, counts)
+            free_chain(rows, row, entries, counts)
     return total
 
 

@@ -22,6 +22,7 @@ from streamsample.labels.tables import (
     ENTRIES_USED,
     ENTRY,
     FEEDBACK_BATCH,
+    FREE_HEAD,
     LOG,
     LOGGED,
     MATCH_TABLE,
@@ -40,12 +41,14 @@ _KEPT: Final = ("ts", "offset", "index", "feedback_id", "bits", "at", "use", "so
 
 
 @inline
-def new_entry(free, counts):  # type: ignore[no-untyped-def]
+def new_entry(entries, counts):  # type: ignore[no-untyped-def]
     """A freed entry, else the next one never used."""
     counts[ENTRIES] += 1
     if counts[ENTRIES_FREE] > 0:
         counts[ENTRIES_FREE] -= 1
-        return np.int64(free[counts[ENTRIES_FREE]])
+        entry = counts[FREE_HEAD]
+        counts[FREE_HEAD] = entries[entry].next
+        return entry
     counts[ENTRIES_USED] += 1
     return counts[ENTRIES_USED] - 1
 
@@ -87,7 +90,7 @@ def apply_feedback(  # type: ignore[no-untyped-def]
     stays, whichever was read first (A9). late: which of the picks came too late for all of their uses.
     """
     rows, entries, log, counts = borrow(table.rows), borrow(match.entries), borrow(match.log), borrow(match.counts)
-    free, reach, until, width = borrow(match.free), borrow(match.reach), borrow(match.until), match.width
+    reach, until, width = borrow(match.reach), borrow(match.until), match.width
     for i in range(len(picks)):
         at, row = picks[i], handles[i]
         ts, identity = event_time[at], feedback_id[at]
@@ -114,7 +117,7 @@ def apply_feedback(  # type: ignore[no-untyped-def]
                 continue
             else:
                 match.ledger[use, _MATCHED] += 1
-                entry = new_entry(free, counts)
+                entry = new_entry(entries, counts)
                 entries[entry].next = rows[row].head
                 rows[row].head = np.int32(entry)
             new = counts[LOG]
@@ -138,7 +141,7 @@ def free_chains(table, match, handles):  # type: ignore[no-untyped-def]
     """Give the rows' matched feedback back."""
     rows, entries, counts = borrow(table.rows), borrow(match.entries), borrow(match.counts)
     for i in range(len(handles)):
-        free_chain(rows, handles[i], entries, match.free, counts)
+        free_chain(rows, handles[i], entries, counts)
 
 
 @kernel(types.int64(ROW_TABLE, MATCH_TABLE, I64))
@@ -179,9 +182,8 @@ class Matches:
             padded[source, : len(uses)] = uses
         self.table = MatchTable(
             entries=np.empty(self._MIN, ENTRY),
-            free=np.empty(self._MIN, np.int32),
             log=np.empty(self._MIN, LOGGED),
-            counts=np.zeros(LOG + 1, np.int64),
+            counts=np.zeros(FREE_HEAD + 1, np.int64),
             uses=padded.reshape(-1),
             reach=np.array([_reach(settings, use) for use in settings.uses], np.int64),
             until=np.array([closes_ms(settings, use) + settings.corrections_ms for use in settings.uses], np.int64),
@@ -200,8 +202,7 @@ class Matches:
         table, counts = self.table, self.table.counts
         used, logged, freed = int(counts[ENTRIES_USED]), int(counts[LOG]), int(counts[ENTRIES_FREE])
         entries = grown(table.entries, used, used + max(0, more - freed))
-        free = grown(table.free, freed, len(entries))
-        self.table = table._replace(entries=entries, free=free, log=grown(table.log, logged, logged + more))
+        self.table = table._replace(entries=entries, log=grown(table.log, logged, logged + more))
 
     def of_rows(self, rows: NDArray[Any], handles: Int64s) -> NDArray[Any]:
         """All matched feedback of these rows, as LOGGED records, per row oldest first."""
@@ -242,12 +243,12 @@ class Matches:
         """Give the memory back when nothing is held."""
         if self.held == 0 and len(self.table.entries) > self._MIN:
             self.table.counts[ENTRIES_FREE] = self.table.counts[ENTRIES_USED] = 0
-            self.table = self.table._replace(entries=np.empty(self._MIN, ENTRY), free=np.empty(self._MIN, np.int32))
+            self.table = self.table._replace(entries=np.empty(self._MIN, ENTRY))
 
     def bytes_used(self) -> int:
         """Bytes of memory in use."""
         counts = self.table.counts
-        return int(counts[ENTRIES_USED] * (ENTRY.itemsize + 4) + counts[LOG] * LOGGED.itemsize)
+        return int(counts[ENTRIES_USED] * ENTRY.itemsize + counts[LOG] * LOGGED.itemsize)
 
 
 def _logged(rows: NDArray[Any], handles: Int64s, entries: NDArray[Any]) -> NDArray[Any]:

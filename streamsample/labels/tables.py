@@ -51,7 +51,7 @@ ENTRY: Final = np.dtype(
         ("feedback_id", "<u8"),
         ("bits", "<i8"),
         ("at", "<i8"),  # when it takes effect: never before its prediction, never before what was decided already
-        ("next", "<i4"),  # the next older matched feedback of the row
+        ("next", "<i4"),  # the next older matched feedback of the row, or the next free entry
         ("index", "<i2"),
         ("use", "i1"),
         ("source", "i1"),
@@ -126,6 +126,7 @@ ENTRIES: Final = 0
 ENTRIES_FREE: Final = 1
 ENTRIES_USED: Final = 2
 LOG: Final = 3
+FREE_HEAD: Final = 4
 # Elements of WaitTable.counts.
 WAIT_INDEXED: Final = 0
 LIVE: Final = 1
@@ -151,14 +152,14 @@ class RowTable(NamedTuple):
 
 
 class MatchTable(NamedTuple):
-    """Matched feedback of held rows, the log of what is new in it, and how far each use reaches.
+    """Matched feedback of held rows, the log of what is new in it, and how far each use reaches. Freed entries are a
+    chain too, from counts[FREE_HEAD] on.
 
     uses: int8[sources * width], the uses of each source, padded with -1. reach: int64[uses], the longest feedback loop
     length; until: int64[uses], how long after its prediction feedback may take effect.
     """
 
     entries: NDArray[Any]
-    free: Int32s
     log: NDArray[Any]
     counts: Int64s
     uses: NDArray[np.int8]
@@ -300,7 +301,6 @@ ROW_TABLE: Final = _tuple(
 MATCH_TABLE: Final = _tuple(
     MatchTable,
     _records(ENTRY),
-    I32_OUT,
     _records(LOGGED),
     I64_OUT,
     I8_OUT,
