@@ -20,7 +20,7 @@ def open_rows(rows: int) -> dict[str, float]:
     import psutil
 
     from benchmarks import data
-    from streamsample.labels import JoinSettings, LabelJoin, TargetRule
+    from streamsample.labels import JoinSettings, LabelJoin, Rule, TargetRules
 
     numbers = np.arange(rows)
     times = data.serving_times(numbers, rows, 500_000)
@@ -29,7 +29,7 @@ def open_rows(rows: int) -> dict[str, float]:
     values = np.concatenate([data.impressions(part, times[part]) for part in parts])
     clicked, clicked_at = data.click_plan(rows, 500_000, _SHARE, _MEAN_DELAY_MS)
     inside = clicked_at <= times[-1]
-    settings = JoinSettings(("clicks",), (TargetRule("clicked", 600_000, 0, "value", 0),), grace_ms=5_000)
+    settings = JoinSettings(("clicks",), (TargetRules("clicked", (Rule(0, 600_000),), "value", 0),), grace_ms=5_000)
 
     early = clicked_at <= times[_BATCH - 1]  # once through everything, so that only what stays is counted
     _feed(LabelJoin(settings), ids[:_BATCH], times[:_BATCH], values[:_BATCH], clicked[early], clicked_at[early])

@@ -16,16 +16,15 @@ from streamsample.config.models import (
     Limits,
     Metrics,
     Output,
-    Rule,
     Section,
     Source,
     Split,
     State,
-    Target,
     Time,
 )
 from streamsample.config.reference import json_schema
 from streamsample.config.sample import Sample
+from streamsample.config.targets import Rule, Target, UndoneBy
 from streamsample.config.values import SchemaFile
 
 __all__ = [
@@ -48,6 +47,7 @@ __all__ = [
     "State",
     "Target",
     "Time",
+    "UndoneBy",
     "json_schema",
     "load_job",
     "parse_job",

@@ -17,7 +17,7 @@ from streamsample.config.problems import KeyPath, Problem, Wrong, listed, neares
 if TYPE_CHECKING:
     from streamsample.expressions import Type
 
-Use: TypeAlias = Literal["identity", "stratum", "time", "iso8601", "int", "double", "any", "items"]
+Use: TypeAlias = Literal["identity", "stratum", "time", "iso8601", "int", "double", "boolean", "string", "any", "items"]
 
 _TEXT = frozenset({"string", "bytes", "int", "long", "fixed", "enum", "boolean"})
 _SERVES: dict[Use, frozenset[str]] = {
@@ -27,6 +27,8 @@ _SERVES: dict[Use, frozenset[str]] = {
     "iso8601": frozenset({"string"}),
     "int": frozenset({"int", "long"}),
     "double": frozenset({"int", "long", "float", "double", "decimal"}),
+    "boolean": frozenset({"boolean"}),
+    "string": _TEXT,
 }
 _NEEDED: dict[Use, str] = {
     "identity": "a string, bytes, an enum, a fixed, an int, a long or a boolean",
@@ -35,6 +37,8 @@ _NEEDED: dict[Use, str] = {
     "iso8601": "a string, as its unit says",
     "int": "an int or a long",
     "double": "an int, a long, a float, a double or a decimal",
+    "boolean": "a boolean",
+    "string": "a string, bytes, an enum, a fixed, an int, a long or a boolean",
 }
 _TYPES: dict[Type, frozenset[str]] = {
     "int": frozenset({"int", "long"}),

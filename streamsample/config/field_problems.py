@@ -22,6 +22,8 @@ _WANTED: Final[dict[Use, tuple[Type, ...]]] = {
     "iso8601": ("string",),
     "int": ("int",),
     "double": ("double", "int"),
+    "boolean": ("bool",),
+    "string": _TEXT,
 }
 
 
@@ -168,6 +170,10 @@ def _input_fields(job: Job, schemas: list[AvroFields], checks: _SourceChecks) ->
 def _label_fields(job: Job, feedback: str, checks: _SourceChecks) -> Iterator[Problem]:
     for name, target in job.targets.items():
         for index, rule in enumerate(target.rules):
+            path: KeyPath = ("targets", name, "rules", index)
             if rule.feedback == feedback:
                 key = "field" if rule.field is not None else "expression"
-                yield from checks.columns(rule.column, ("targets", name, "rules", index, key), target.type)
+                yield from checks.columns(rule.column, (*path, key), target.type)
+            undo = rule.undone_by
+            if undo is not None and undo.feedback == feedback:
+                yield from checks.columns(undo.refers_to, (*path, "undone_by", "refers_to"), "identity")

@@ -14,8 +14,9 @@ from streamsample.config.columns import described
 
 if TYPE_CHECKING:
     from streamsample.config.job import Job
-    from streamsample.config.models import Source
+    from streamsample.config.models import Feedback, Input, Source
     from streamsample.config.sample import Sample
+    from streamsample.config.targets import Rule
 
 FORMAT = 1
 """Changes when records or state mean something else although the job file is the same."""
@@ -57,17 +58,21 @@ def content(job: Job) -> dict[str, Any]:
             [
                 name,
                 {
-                    "type": target.type,
-                    "window": target.window_ms,
+                    "type": [target.type, *target.classes],
                     "rules": [
-                        [rule.feedback, constant, described(rule.column), rule.take]
-                        for rule, constant in zip(target.rules, target.constants, strict=True)
+                        [*_read(rule), constant, rule.take, window]
+                        for rule, constant, window in zip(
+                            target.rules, target.constants, target.windows_ms, strict=True
+                        )
                     ],
+                    "early": target.early,
                     "if_silent": "drop" if target.drops_silent else [target.implicit_label],
                 },
             ]
             for name, target in job.targets.items()
         ],
+        "corrections": job.corrections_ms,
+        "emit": job.emit,
         "grace": job.grace_ms,
         "skew": job.skew_ms,
         "features": features and {"keep": sorted(features.keep or ()), "drop": sorted(features.drop or ())},
@@ -97,7 +102,7 @@ def shape(job: Job) -> dict[str, Any]:
             for name, feedback in job.feedback.items()
         ],
         "targets": [
-            [name, target.type, [[rule.feedback, described(rule.column), rule.take] for rule in target.rules]]
+            [name, target.type, target.classes, [_read(rule) for rule in target.rules]]
             for name, target in job.targets.items()
         ],
         # The candidates of an open window are those of this design, and no other's, and of these records.
@@ -146,9 +151,15 @@ def _windows(job: Job, sample: Sample) -> dict[str, Any]:
     }
 
 
-def _source(source: Source) -> dict[str, Any]:
+def _read(rule: Rule) -> list[Any]:
+    """What a rule reads."""
+    undo = rule.undone_by
+    return [rule.feedback, described(rule.column), undo and [undo.feedback, described(undo.refers_to)]]
+
+
+def _source(source: Input | Feedback) -> dict[str, Any]:
     time = source.time and [described(source.time.column), source.time.unit]
-    return {"topic": source.topic, "id": described(source.id), "time": time}
+    return {"topics": source.topics, "id": described(source.id), "time": time}
 
 
 def _where(source: Source) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -22,13 +23,13 @@ from streamsample.config.models import (
     Metrics,
     Output,
     Section,
-    Source,
+    SetAside,
     Split,
     State,
-    Target,
 )
 from streamsample.config.problems import KeyPath, Problem, listed, nearest
 from streamsample.config.sample import Sample
+from streamsample.config.targets import Target
 from streamsample.config.units import format_duration
 from streamsample.config.values import Duration, JobName, Name, PositiveDuration, Start
 
@@ -60,6 +61,12 @@ class Job(Section):
     skew_ms: Duration = Field(
         0, alias="skew", description="how much earlier than its prediction feedback may be dated and still count"
     )
+    corrections_ms: Duration = Field(
+        0, alias="corrections", description="how long after its target's close feedback still corrects a label"
+    )
+    emit: Literal["all", "each"] = Field(
+        "all", description="`all`: one record when all targets are closed; `each`: one whenever a target closes"
+    )
     late_horizon_ms: Duration = Field(
         0,
         alias="late_horizon",
@@ -71,6 +78,14 @@ class Job(Section):
     split: Split | None = Field(None, description="into which parts training records fall, by hash; default: no parts")
     output: Output = Field(description="where training records go")
     dead_letters: DeadLetters = Field(DeadLetters(), description="where records go that cannot be used")
+    late: SetAside | None = Field(
+        None,
+        description="where feedback goes that comes after its window; default: with `corrections` to the dead letters, "
+        "else it is only counted",
+    )
+    orphans: SetAside | None = Field(
+        None, description="where feedback goes that has no prediction, or is older than it; default: it is only counted"
+    )
     commit_interval_ms: PositiveDuration = Field(
         1_000, alias="commit_interval", description="how often output becomes visible, at most 5s"
     )
@@ -112,12 +127,24 @@ class Job(Section):
 
     @property
     def retention_ms_min(self) -> int:
-        """The least retention of an input topic: feedback must still be there when its prediction's window closes."""
-        return self.closes_after_ms + self.skew_ms
+        """The least retention of an input topic: feedback must still be there as long as it counts."""
+        return self.closes_after_ms + self.corrections_ms + self.skew_ms
 
     @property
     def dead_letters_topic(self) -> str:
         return self.dead_letters.topic or f"{self.name}.dead-letters"
+
+    @property
+    def late_topic(self) -> str | None:
+        """Where late feedback goes; None: nowhere."""
+        if self.late is not None:
+            return self.late.topic
+        return self.dead_letters_topic if self.corrections_ms else None
+
+    @property
+    def orphans_topic(self) -> str | None:
+        """Where orphans go; None: nowhere."""
+        return None if self.orphans is None else self.orphans.topic
 
     @property
     def changelog_topic(self) -> str:
@@ -143,17 +170,20 @@ class Job(Section):
         return self.state_directory / "rows"
 
     @property
-    def sources(self) -> dict[str, Source]:
+    def sources(self) -> dict[str, Input | Feedback]:
         """Every topic that is read: the input under its topic's name, then each feedback."""
-        return {source.topic: source for source in (self.input, *self.feedback.values())}
+        read: tuple[Input | Feedback, ...] = (self.input, *self.feedback.values())
+        return {topic: source for source in read for topic in source.topics}
 
     @property
     def rule_users(self) -> dict[str, list[tuple[str, int]]]:
-        """For each feedback the targets, and the places in their rules, that it labels."""
+        """For each feedback the targets, and the places in their rules, that it labels or undoes."""
         users: dict[str, list[tuple[str, int]]] = {name: [] for name in self.feedback}
         for name, target in self.targets.items():
             for index, rule in enumerate(target.rules):
                 users.setdefault(rule.feedback, []).append((name, index))
+                if rule.undone_by is not None:
+                    users.setdefault(rule.undone_by.feedback, []).append((name, index))
         return users
 
     @cached_property
@@ -183,24 +213,39 @@ def name_problems(job: Job) -> Iterator[Problem]:
     if len(job.targets) > TARGETS_MAX:
         remedy = "make a second job on the same topics"
         yield Problem(("targets",), f"has {len(job.targets)} targets, must have at most {TARGETS_MAX}", remedy)
+    used: set[str] = set()
     for name, target in job.targets.items():
         for index, rule in enumerate(target.rules):
-            if rule.feedback in job.feedback:
+            path: KeyPath = ("targets", name, "rules", index)
+            used.add(rule.feedback)
+            yield from _feedback_problems(job, rule.feedback, (*path, "from"))
+            if rule.undone_by is None:
                 continue
-            path: KeyPath = ("targets", name, "rules", index, "from")
-            meant = nearest(rule.feedback, job.feedback)
-            if meant:
-                remedy = f"did you mean {meant}?"
-            elif job.feedback:
-                remedy = f"there is {listed(list(job.feedback), 'and')}"
-            else:
-                remedy = "describe its topic under feedback"
-            yield Problem(path, f'there is no feedback "{rule.feedback}"', remedy)
-    used = {rule.feedback for target in job.targets.values() for rule in target.rules}
+            used.add(rule.undone_by.feedback)
+            yield from _feedback_problems(job, rule.undone_by.feedback, (*path, "undone_by", "from"))
+            undone = job.feedback.get(rule.feedback)
+            if rule.undone_by.refers_to is not None and undone is not None and undone.id is None:
+                remedy = (
+                    f"set feedback.{rule.feedback}.id, or leave refers_to out: then it undoes all that is not later"
+                )
+                yield Problem((*path, "undone_by", "refers_to"), f"{rule.feedback} has no id to refer to", remedy)
     for name in job.feedback:
         if name not in used:
             remedy = f"remove it, or name it in a target's rules: {{from: {name}, ...}}"
             yield Problem(("feedback", name), "no target uses it", remedy, at_key=True)
+
+
+def _feedback_problems(job: Job, name: str, path: KeyPath) -> Iterator[Problem]:
+    if name in job.feedback:
+        return
+    meant = nearest(name, job.feedback)
+    if meant:
+        remedy = f"did you mean {meant}?"
+    elif job.feedback:
+        remedy = f"there is {listed(list(job.feedback), 'and')}"
+    else:
+        remedy = "describe its topic under feedback"
+    yield Problem(path, f'there is no feedback "{name}"', remedy)
 
 
 def sample_problems(job: Job) -> Iterator[Problem]:
@@ -219,22 +264,28 @@ def sample_problems(job: Job) -> Iterator[Problem]:
 def topic_problems(job: Job) -> Iterator[Problem]:
     """No topic plays two parts."""
     parts: list[tuple[KeyPath, str]] = [(("input", "topic"), job.input.topic)]
-    parts += [(("feedback", name, "topic"), feedback.topic) for name, feedback in job.feedback.items()]
+    parts += [(("feedback", name, "topic"), topic) for name, item in job.feedback.items() for topic in item.topics]
     reading = len(parts)
     parts += [
         (("output", "topic"), job.output.topic),
         (("dead_letters", "topic"), job.dead_letters_topic),
         (("changelog", "topic"), job.changelog_topic),
         (("job",), job.windows_topic),
+        *((("late", "topic"), item.topic) for item in [job.late] if item is not None),
+        *((("orphans", "topic"), item.topic) for item in [job.orphans] if item is not None),
     ]
     taken: dict[str, KeyPath] = {}
+    shared: set[tuple[str, str]] = set()
     for index, (path, topic) in enumerate(parts):
         if topic not in taken:
             taken[topic] = path
             continue
         other_path = taken[topic]
         if index < reading and other_path[0] == "feedback":
-            yield from _sharing_problems(job, topic, str(path[1]), str(other_path[1]))
+            pair = (str(path[1]), str(other_path[1]))
+            if pair not in shared:
+                yield from _sharing_problems(job, topic, *pair)
+            shared.add(pair)
         elif index < reading:
             what = f'not yet: feedback in the topic of the predictions ("{topic}")'
             yield Problem(path, what, "give each a topic of its own", not_yet=True)
@@ -299,7 +350,7 @@ def time_problems(job: Job) -> Iterator[Problem]:
 NEEDS = {
     name_problems: ("feedback", "targets"),
     sample_problems: ("sample", "samples", "targets"),
-    topic_problems: ("job", "input", "feedback", "output", "dead_letters", "changelog"),
+    topic_problems: ("job", "input", "feedback", "output", "dead_letters", "changelog", "late", "orphans"),
     schema_id_problems: ("input", "output"),
     time_problems: ("max_future", "commit_interval"),
     field_problems: ("input", "feedback", "targets", "sample", "samples", "split", "features"),

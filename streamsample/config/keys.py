@@ -44,6 +44,8 @@ class Key:
             return "null" if "null" in (self.field.description or "") else ""
         if "duration" in self.kind:
             return format_duration(value)
+        if isinstance(value, bool):
+            return str(value).lower()
         return format_size(value) if "size" in self.kind else str(value)
 
 
@@ -100,12 +102,12 @@ def known_keys(path: KeyPath) -> list[str]:
 
 
 def elsewhere(key: str) -> str | None:
-    """Where a key, or the one that it is a slip for, belongs, if one or two places have it."""
+    """Where a key, or the one that it is a slip for, belongs, if one to three places have it."""
     places: dict[str, list[str]] = {}
     for known in walk():
         places.setdefault(known.path.rpartition(".")[2], []).append(known.path)
     found = places.get(key) or places.get(nearest(key, places) or "", [])
-    return listed(found, "or") if 0 < len(found) <= 2 else None
+    return listed(found, "or") if 0 < len(found) <= 3 else None
 
 
 def _kind(annotation: Any, metadata: list[Any]) -> str:

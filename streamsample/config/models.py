@@ -17,13 +17,9 @@ from streamsample.config.values import (
     Duration,
     FieldNames,
     FieldPath,
-    IfSilent,
     Kind,
-    Label,
     Limit,
-    Name,
     Port,
-    PositiveDuration,
     Ratio,
     Replication,
     Schema,
@@ -33,6 +29,7 @@ from streamsample.config.values import (
     Servers,
     Size,
     Topic,
+    Topics,
     beside_job,
     read_flag,
     read_int,
@@ -43,11 +40,9 @@ Format = Literal["avro", "json"]
 Framing = Literal["none", "confluent"]
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 TimeUnit = Literal["s", "ms", "us", "ns", "iso8601"]
-TargetType = Literal["int", "double"]
 
 COMMIT_INTERVAL_MS_MAX = 5_000
 """A transaction must end well before its time-out of 10 s, which bounds how long a killed worker blocks its readers."""
-RULES_NOW = 1
 
 
 class Section(BaseModel):
@@ -192,10 +187,31 @@ class Time(Section):
             yield Problem(("expression",), "is given beside field", "give one of the two", at_key=True)
 
 
-class Source(Section):
-    """A topic that is read."""
+class OneTopic(Section):
+    """What is read from one topic."""
 
     topic: Topic = Field(description="the topic")
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics, by name."""
+        return (self.topic,)
+
+
+class SomeTopics(Section):
+    """What is read from one topic or several."""
+
+    topic_or_list: Topics = Field(alias="topic", description="the topic, or a list of topics with the same fields")
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics, by name."""
+        return tuple(sorted(self.topic_or_list))
+
+
+class Source(Section):
+    """What is read: its format and its fields."""
+
     format: Format = Field(description="how values are encoded")
     schema_file: Schema | None = Field(None, description="the Avro schema, if all records have the same")
     schema_files: Mapping[SchemaId, Schema] = Field(
@@ -246,7 +262,7 @@ class Source(Section):
             yield Problem(("framing",), "without ids in the records the schemas cannot be told apart", remedy)
 
 
-class Input(Source):
+class Input(Source, OneTopic):
     """The topic of predictions."""
 
     idle_timeout_ms: Duration | None = Field(
@@ -254,8 +270,8 @@ class Input(Source):
     )
 
 
-class Feedback(Source):
-    """A topic of what became known afterwards."""
+class Feedback(Source, SomeTopics):
+    """One kind of what became known afterwards."""
 
     refers_to: ColumnsSetting | None = Field(
         None, description="the field or fields that hold the id of the prediction; default: the record's key"
@@ -265,71 +281,6 @@ class Feedback(Source):
         alias="idle_timeout",
         description="after what silence of the whole topic its time goes on; null: never, for the pipeline may be dead",
     )
-
-
-class Rule(Section):
-    """How one feedback labels."""
-
-    feedback: Name = Field(alias="from", description="the feedback, by its name in `feedback`")
-    label: Label | None = Field(None, description="the label that the feedback's coming gives: a constant")
-    field: FieldPath | None = Field(None, description="the field of the feedback that is the label")
-    expression: ExpressionText | None = Field(None, description="an expression over the feedback that is the label")
-    take: Literal["first"] = Field("first", description="which of several: the earliest by event time")
-
-    def problems(self) -> Iterator[Problem]:
-        given = [key for key in ("label", "field", "expression") if getattr(self, key) is not None]
-        if not given:
-            yield Problem((), "says no label", "set label: <number>, or field: <field of the feedback>")
-        for key in given[1:]:
-            yield Problem((key,), f"is given beside {given[0]}", "give one of the two", at_key=True)
-
-    @property
-    def column(self) -> Column | None:
-        """The field or the expression that is the label; None for a constant."""
-        return Expression(self.expression) if self.expression is not None else self.field
-
-
-class Target(Section):
-    """A label to be made."""
-
-    type: TargetType = Field(description="the label's type: 64-bit integer or double")
-    window_ms: PositiveDuration = Field(alias="window", description="how long after the prediction feedback counts")
-    rules: tuple[Rule, ...] = Field(description="how feedback labels: exactly one rule in this version")
-    if_silent: IfSilent = Field(
-        None,
-        description="the label when the window closes without feedback: a value, null, or `drop`: none is written",
-    )
-
-    @property
-    def drops_silent(self) -> bool:
-        """Whether silence gives no label at all, rather than a value or null."""
-        return self.if_silent == "drop"
-
-    @property
-    def implicit_label(self) -> int | float | None:
-        """What silence means, in the target's type; None for null, and where `drops_silent`."""
-        return self._typed(None if isinstance(self.if_silent, str) else self.if_silent)
-
-    @property
-    def constants(self) -> tuple[int | float | None, ...]:
-        """For each rule its constant label in the target's type, or None if a field gives it."""
-        return tuple(self._typed(rule.label) for rule in self.rules)
-
-    def _typed(self, value: int | float | None) -> int | float | None:
-        return float(value) if value is not None and self.type == "double" else value
-
-    def problems(self) -> Iterator[Problem]:
-        if len(self.rules) != RULES_NOW:
-            yield Problem(("rules",), "must be a list of one rule", "[{from: <feedback>, label: 1}]")
-        if self.type == "int":
-            if isinstance(self.if_silent, float):
-                yield Problem(
-                    ("if_silent",), f"must be a whole number, found {show(self.if_silent)}", "or type: double"
-                )
-            for index, rule in enumerate(self.rules):
-                if isinstance(rule.label, float):
-                    path = ("rules", index, "label")
-                    yield Problem(path, f"must be a whole number, found {show(rule.label)}", "or type: double")
 
 
 class Features(Section):
@@ -406,6 +357,12 @@ class DeadLetters(Section):
     min_count: Count = Field(1_000, description="how many records must be read before the share is judged")
     max_bytes: Size = Field(500_000, description="what is larger is cut, and a header says so")
     replication: Replication | None = Field(None, description="copies if the topic is made; default: the brokers'")
+
+
+class SetAside(Section):
+    """Where feedback goes that no label could use."""
+
+    topic: Topic = Field(description="the topic")
 
 
 class Limits(Section):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from streamsample.config.problems import Expanded, KeyPath, Problem
+from streamsample.config.problems import KeyPath, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,8 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and not isinstance(value, Expanded)  # ${VAR} may hold a number
-
-
 _DESIGNS = "this version has simple, stratified, reservoir, weighted, recency, convenience and quota"
 _COMPUTED = NotYet("expressions here", "filter or compute before the topic")
-_ONE_RULE = "this version takes one rule of one feedback per target"
 _LATER_DESIGN = (
     *("size", "target_count", "weights", "decay"),
     *("proposal", "replacement", "order", "quota", "budget", "hops", "seeds"),
@@ -56,7 +51,6 @@ _SOURCE: dict[str, NotYet] = {
     "registry": NotYet("a schema registry", "give the schemas by id: schema_files: {7: my.avsc}"),
     "subject": NotYet("a schema registry", "give the schemas by id: schema_files: {7: my.avsc}"),
     "rekey": NotYet("rekeying", "key the topics by the id, with the same number of partitions"),
-    "topics": NotYet("several topics in one source", "name one topic"),
     "time.format": NotYet("times as text", "give them as a number, with its unit"),
 }
 
@@ -73,11 +67,6 @@ _TABLE: dict[str, NotYet] = {
     "input": NotYet("several inputs", "name one", _is_list),
     "match": _INPUT["match"],
     "explode": _INPUT["explode"],
-    "corrections": NotYet("corrections after the close", "widen the window"),
-    "emit": NotYet("one record per target (emit)", "every record carries all targets, when all are settled"),
-    "early": NotYet("early records", "records are written when their window closes"),
-    "late": NotYet("topics for late feedback", "it is counted in the metrics"),
-    "orphans": NotYet("topics for orphans", "they are counted in the metrics"),
     "tests": NotYet("test timelines"),
     "timelines": NotYet("test timelines"),
     "sample": NotYet("designs composed in a list", _DESIGNS, _is_list),
@@ -97,26 +86,11 @@ _TABLE: dict[str, NotYet] = {
     "features.where": _COMPUTED,
     "features.add": NotYet("computed features"),
     "split.where": _COMPUTED,
-    "targets.*.type": NotYet(
-        "this type", "use int or double: 0 and 1 for a yes or no", _is("string", "boolean", "bool")
-    ),
-    "targets.*.classes": NotYet("classes", "use int or double"),
-    "targets.*.emit": NotYet("one record per target (emit)", "every record carries all targets, when all are settled"),
-    "targets.*.early": NotYet("early records", "records are written when their window closes"),
-    "targets.*.corrections": NotYet("corrections after the close", "widen the window"),
+    "targets.*.corrections": NotYet("corrections of single targets", "set corrections for all targets"),
     "targets.*.match": _INPUT["match"],
-    "targets.*.rules": NotYet("several rules", _ONE_RULE, lambda value: isinstance(value, list) and len(value) > 1),
-    "targets.*.rules.*.from": NotYet("several feedbacks in one rule", _ONE_RULE, _is_list),
-    "targets.*.rules.*.take": NotYet(
-        "taking another than the first", "leave it out", _is("last", "max", "min", "sum", "count")
-    ),
-    "targets.*.rules.*.undone_by": NotYet("feedback that undoes another", "leave it out"),
-    "targets.*.rules.*.window": NotYet("windows by rule", "give the window on the target"),
     "targets.*.rules.*.where": _WHERE,
-    "targets.*.rules.*.label": NotYet("labels of text", "use a number", _is_text),
     "output.registry": _SOURCE["registry"],
     "output.subject": _SOURCE["registry"],
-    "feedback.*": NotYet("several topics in one feedback", "name one topic", _is_list),
     **{f"sample.{key}": NotYet(f"designs with {key}", _DESIGNS) for key in _LATER_DESIGN},
     **{f"input.{key}": value for key, value in (_SOURCE | _INPUT).items()},
     **{f"feedback.*.{key}": value for key, value in _SOURCE.items()},

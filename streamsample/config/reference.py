@@ -29,6 +29,8 @@ _TITLES = {
     "split": "split",
     "output": "output",
     "dead_letters": "dead_letters",
+    "late": "late",
+    "orphans": "orphans",
     "limits": "limits",
     "changelog": "changelog",
     "metrics": "metrics",

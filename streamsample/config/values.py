@@ -322,25 +322,51 @@ def _servers(value: Any) -> tuple[str, ...]:
     return tuple(str(item).strip() for item in value)
 
 
-def _label(value: Any) -> int | float | None:
+def _label(value: Any) -> Any:
     """A constant label: its type is checked against the target's."""
-    if isinstance(value, bool):
-        raise Wrong("must be a number", "write 1 for true and 0 for false")
-    if isinstance(value, Expanded) and re.fullmatch(r"[+-]?[0-9]+", value.strip(), re.ASCII):
-        return read_int(value)
-    if isinstance(value, int):
-        return read_int(value)
-    return read_number(value)
+    if isinstance(value, Expanded):
+        return _label_of_variable(value)
+    if isinstance(value, bool | str):
+        return value
+    return read_int(value) if isinstance(value, int) else read_number(value)
 
 
-def _if_silent(value: Any) -> int | float | str | None:
-    if value is None:
-        return None
-    if isinstance(value, str) and value == "drop":
-        return "drop"
-    if isinstance(value, str) and not isinstance(value, Expanded):
-        raise Wrong("must be a value, null or drop")
-    return _label(value)
+def _label_of_variable(value: Expanded) -> Any:
+    text = value.strip()
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"[+-]?[0-9]+", text, re.ASCII):
+        return read_int(value)
+    try:
+        return read_number(value)
+    except Wrong:
+        return str(value)
+
+
+def _classes(value: Any) -> tuple[str, ...]:
+    """A list of class names."""
+    if not isinstance(value, list | tuple) or not value:
+        raise Wrong("must be a list of classes, not empty")
+    for item in value:
+        if not isinstance(item, str) or not item:
+            raise Wrong(f"has something that is not text: {show(item)}", "quote it")
+    if len(set(value)) < len(value):
+        raise Wrong("names a class twice")
+    if "drop" in value:
+        raise Wrong('has a class "drop", which in if_silent means that none is written', "name it otherwise")
+    return tuple(str(item) for item in value)
+
+
+def _topics(value: Any) -> tuple[str, ...]:
+    """A topic, or a list of them."""
+    if not isinstance(value, list | tuple):
+        return (_topic(value),)
+    if not value:
+        raise Wrong("is an empty list", "name a topic")
+    found = tuple(_topic(item) for item in value)
+    if len(set(found)) < len(found):
+        raise Wrong("names a topic twice")
+    return found
 
 
 _DURATION_TEXT = {"type": "string", "pattern": DURATION_PATTERN}
@@ -388,6 +414,7 @@ Limit: TypeAlias = Annotated[
 Port: TypeAlias = Annotated[
     int, PlainValidator(_port), _or_variable({"type": "integer", "minimum": 0, "maximum": 65_535}), Kind("port")
 ]
+Flag: TypeAlias = Annotated[bool, PlainValidator(read_flag), _or_variable({"type": "boolean"}), Kind("true or false")]
 Replication: TypeAlias = Annotated[
     int, PlainValidator(_replication), _or_variable({"type": "integer", "minimum": 1}), Kind("number of brokers")
 ]
@@ -427,13 +454,23 @@ Servers: TypeAlias = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, _FIELD_LIST]}),
     Kind("host:port, or list of them"),
 ]
-_NUMBER = {"type": "number"}
+_VALUE = {"type": ["number", "boolean", "string"]}
+LabelValue: TypeAlias = int | float | bool | str
 Label: TypeAlias = Annotated[
-    int | float, PlainValidator(_label), _or_variable(_NUMBER), Kind("number of the target's type")
+    LabelValue, PlainValidator(_label), WithJsonSchema(_VALUE), Kind("value of the target's type")
 ]
 IfSilent: TypeAlias = Annotated[
-    int | float | str | None,
-    PlainValidator(_if_silent),
-    _or_variable(_NUMBER, {"enum": [None, "drop"]}),
-    Kind("number of the target's type, null, or `drop`"),
+    LabelValue | None,
+    PlainValidator(lambda value: None if value is None else _label(value)),
+    WithJsonSchema({"type": ["number", "boolean", "string", "null"]}),
+    Kind("value of the target's type, null, or `drop`"),
+]
+Classes: TypeAlias = Annotated[
+    tuple[str, ...], PlainValidator(_classes), WithJsonSchema(_FIELD_LIST), Kind("list of texts")
+]
+Topics: TypeAlias = Annotated[
+    tuple[str, ...],
+    PlainValidator(_topics),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1, "maxLength": 249}, _FIELD_LIST]}),
+    Kind("topic, or list of topics"),
 ]

@@ -43,7 +43,7 @@ class Publisher(threading.Thread):
         (schema,) = job.input.schemas.values()
         self._flights = flights
         self._encoder = Encoder(flights, schema.parsed)
-        self._topics = (job.input.topic, *(feedback.topic for feedback in job.feedback.values()))
+        self._topics = tuple(job.sources)
         self._admin = admin
         self._connection = job.kafka.options("producer")
         self._read = read

@@ -32,10 +32,14 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 @dataclass(frozen=True, slots=True)
 class TargetSpec:
-    """A target: its name and the type of its value, `int` (int64) or `double` (float64)."""
+    """A target: its name and the type of its value: `int` (int64), `double` (float64), `boolean`, `string`.
+
+    codes: the texts of a boolean's or a string's values, which are numbers in the columns: their places in it.
+    """
 
     name: str
-    type: Literal["int", "double"]
+    type: Literal["int", "double", "boolean", "string"]
+    codes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +105,8 @@ class TrainingSpec:
 class TargetColumn:
     """What is known of one target, for m rows.
 
-    value: float64[m] (double) or int64[m] (int), null where not `valid` bool[m]. settled bool[m]: the window is closed.
-    explicit bool[m]: feedback gave the label. kind int16[m]: index of that feedback's name, -1 if none.
+    value: float64[m] (double) or int64[m] (others), null where not `valid` bool[m]. settled bool[m]: the window is
+    closed. explicit bool[m]: feedback gave the label. kind int16[m]: index of that feedback's name, -1 if none.
     event_time, delay_ms int64[m]: when that feedback happened, ms since the epoch, and how long after the prediction;
     all three are read only where `explicit`.
     """
@@ -250,8 +254,10 @@ def _spans(name: str, spans: Spans, rows: int, *, nullable: bool) -> None:
 
 def _target(target: TargetSpec, column: TargetColumn, rows: int, kinds: int) -> None:
     at = f"targets.{target.name}"
-    _typed(f"{at}.value", column.value, np.int64 if target.type == "int" else np.float64, rows)
+    _typed(f"{at}.value", column.value, np.float64 if target.type == "double" else np.int64, rows)
     _typed(f"{at}.valid", column.valid, np.bool_, rows)
+    if target.codes:
+        _indices(f"{at}.value", np.where(column.valid, column.value, 0), np.int64, rows, 0, len(target.codes))
     _typed(f"{at}.settled", column.settled, np.bool_, rows)
     _typed(f"{at}.explicit", column.explicit, np.bool_, rows)
     _indices(f"{at}.kind", column.kind, np.int16, rows, -1, kinds)
@@ -333,10 +339,16 @@ def _envelope(features: Any, targets: Any) -> list[dict[str, Any]]:
         ),
         _field("revision", "0 for the first record of this record_id, then counted up.", "int"),
         _optional("supersedes", "The revision that this record replaces.", "int"),
-        _field("state", "early: more labels may follow; final; correct: replaces; retract: withdraws.", states),
+        _field(
+            "state",
+            "early: not all targets are settled; final: all are; correct: replaces; retract: withdraws.",
+            states,
+        ),
         _field("features", "The prediction's own fields, as they were read.", features),
         _field("targets", "The labels, by target.", targets),
-        _field("settled", "The targets whose windows are closed.", {"type": "array", "items": "string"}),
+        _field(
+            "settled", "The targets whose labels only a correction can change.", {"type": "array", "items": "string"}
+        ),
         _field("weights", "Weights, apart: multiply those that you need.", _record("Weights", weights)),
         _optional("sampling", "How the prediction came into the sample. Null if the job does not sample.", _sample()),
         _optional(
@@ -407,7 +419,7 @@ def _lineage() -> dict[str, Any]:
 
 
 def _target_field(target: TargetSpec, space: str, source: Any) -> dict[str, Any]:
-    value = "long" if target.type == "int" else "double"
+    value = "long" if target.type == "int" else target.type
     fields = [
         _optional("value", "The label. Null if silence has none, or it is not known yet.", value),
         _optional("kind", "The feedback that gave the label. Null unless explicit.", "string"),

@@ -11,6 +11,8 @@ from streamsample.errors import ConfigurationError
 from streamsample.formats import training_kernel as kernels
 from streamsample.formats.training import (
     ESTIMATORS,
+    TargetColumn,
+    TargetSpec,
     TrainingColumns,
     TrainingSpec,
     training_schema,
@@ -55,7 +57,7 @@ class AvroTrainingEncoder:
             start,
             size,
             program.words,
-            _table(columns, program.names),
+            _table(columns, program.names, self._spec.targets),
             len(columns.targets),
             program.pieces,
             program.bounds,
@@ -117,14 +119,18 @@ class _Program:
 
     def _targets(self, spec: TrainingSpec) -> None:
         settled = [self._column(f"{number}.settled") for number in range(len(spec.targets))]
-        kinds = self._keep(_optional(spec.feedback))
+        feedback = _optional(spec.feedback)
+        kinds, largest_kind = self._keep(feedback), max(map(len, feedback))
         sources = self._keep([b"\x00", b"\x02\x00", b"\x02\x02"])
         for number, target in enumerate(spec.targets):
             explicit = self._column(f"{number}.explicit")
-            given = kernels.GIVEN_LONG if target.type == "int" else kernels.GIVEN_DOUBLE
-            self._number(given, f"{number}.value", self._column(f"{number}.valid"))
+            if target.codes:
+                self._choice(f"{number}.value", _coded(target))
+            else:
+                given = kernels.GIVEN_LONG if target.type == "int" else kernels.GIVEN_DOUBLE
+                self._number(given, f"{number}.value", self._column(f"{number}.valid"))
             self._number(kernels.CHOICE, f"{number}.kind", kinds)
-            self.row_size_max += max(len(piece) for piece in self._pieces[kinds:sources])
+            self.row_size_max += largest_kind
             self._number(kernels.CHOICE, f"{number}.source", sources)
             self._number(kernels.GIVEN_LONG, f"{number}.event_time", explicit)
             self._number(kernels.GIVEN_LONG, f"{number}.delay_ms", explicit)
@@ -217,17 +223,24 @@ def _optional(texts: Sequence[str]) -> list[bytes]:
     return [b"\x00", *(b"\x02" + _string(text) for text in texts)]
 
 
-def _table(columns: TrainingColumns, names: list[str]) -> Int64s:
+def _coded(target: TargetSpec) -> list[bytes]:
+    """["null", string] or ["null", boolean], null first."""
+    if target.type == "boolean":
+        return [b"\x00", b"\x02\x00", b"\x02\x01"]
+    return _optional(target.codes)
+
+
+def _table(columns: TrainingColumns, names: list[str], targets: Sequence[TargetSpec]) -> Int64s:
     """The columns `names` as one int64 table, flat, column after column."""
     rows = len(columns)
-    held = _named(columns)
+    held = _named(columns, targets)
     table = np.empty((len(names), rows), np.int64)
     for number, name in enumerate(names):
         table[number] = held[name]
     return table.reshape(-1)
 
 
-def _named(columns: TrainingColumns) -> dict[str, Any]:
+def _named(columns: TrainingColumns, targets: Sequence[TargetSpec]) -> dict[str, Any]:
     """Every column that a program may read, by its name there."""
     held: dict[str, Any] = {
         "schema": columns.schema,
@@ -244,9 +257,9 @@ def _named(columns: TrainingColumns) -> dict[str, Any]:
         "feedback_end": columns.feedback_start[1:],
         "closed_by": columns.closed_by,
     }
-    for number, target in enumerate(columns.targets):
+    for number, (spec, target) in enumerate(zip(targets, columns.targets, strict=True)):
         held |= {
-            f"{number}.value": target.value.view(np.int64),
+            f"{number}.value": _value(spec, target),
             f"{number}.valid": target.valid,
             f"{number}.settled": target.settled,
             f"{number}.explicit": target.explicit,
@@ -272,6 +285,13 @@ def _named(columns: TrainingColumns) -> dict[str, Any]:
             held[f"sampling.{number}.probability"] = stage.probability.view(np.int64)
             held[f"sampling.{number}.threshold"] = stage.threshold.view(np.int64)
     return held
+
+
+def _value(spec: TargetSpec, column: TargetColumn) -> Int64s:
+    """The value's bits, or the number of its piece."""
+    if not spec.codes:
+        return column.value.view(np.int64)
+    return np.where(column.valid, column.value + 1, 0).astype(np.int64)
 
 
 def _references(columns: TrainingColumns, program: _Program) -> Int64s:

@@ -147,7 +147,7 @@ def _text(text: str) -> str:
 
 def _target(spec: TargetSpec, name: str, column: TargetColumn, kinds: list[str]) -> list[str]:
     """`name: {…}` for every row. What is written often is looked up."""
-    values = _integers(column.value, column.valid) if spec.type == "int" else _floats(column.value, column.valid)
+    values = _values(spec, column)
     implicit = ',"kind":null,"source":"implicit","event_time":null,"delay_ms":null}'
     unknown = ',"kind":null,"source":null,"event_time":null,"delay_ms":null}'
     return [
@@ -210,6 +210,13 @@ def _mapped(keys: list[Any], write: Callable[[Any], str]) -> list[str]:
     """`write` of each key, called once for equal ones."""
     known = {key: write(key) for key in set(keys)}
     return [known[key] for key in keys]
+
+
+def _values(spec: TargetSpec, column: TargetColumn) -> list[str]:
+    if spec.codes:
+        texts = ["null", *(code if spec.type == "boolean" else _text(code) for code in spec.codes)]
+        return [texts[place] for place in np.where(column.valid, column.value + 1, 0).astype(np.int64).tolist()]
+    return _floats(column.value, column.valid) if spec.type == "double" else _integers(column.value, column.valid)
 
 
 def _integers(values: Any, valid: Bools) -> list[str]:

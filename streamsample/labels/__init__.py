@@ -3,16 +3,30 @@
 from streamsample.labels.delta import Delta, decode_delta, delta_parts, encode_delta
 from streamsample.labels.join import LabelJoin
 from streamsample.labels.ledger import Ledger
-from streamsample.labels.results import DUPLICATE, LATE, LIMIT, NEW, Counts, FeedbackUsed, Settled, TargetColumns
-from streamsample.labels.settings import JoinSettings, Limits, TargetRule, bits_of
+from streamsample.labels.results import (
+    DUPLICATE,
+    FINAL,
+    LATE,
+    LIMIT,
+    NEW,
+    STATES,
+    Counts,
+    FeedbackUsed,
+    Lost,
+    Settled,
+    TargetColumns,
+)
+from streamsample.labels.settings import JoinSettings, Limits, Rule, TargetRules, Undo, Use, bits_of
 from streamsample.labels.space import PayloadSpace
 from streamsample.labels.watermark import Watermark
 
 __all__ = [
     "DUPLICATE",
+    "FINAL",
     "LATE",
     "LIMIT",
     "NEW",
+    "STATES",
     "Counts",
     "Delta",
     "FeedbackUsed",
@@ -20,10 +34,14 @@ __all__ = [
     "LabelJoin",
     "Ledger",
     "Limits",
+    "Lost",
     "PayloadSpace",
+    "Rule",
     "Settled",
     "TargetColumns",
-    "TargetRule",
+    "TargetRules",
+    "Undo",
+    "Use",
     "Watermark",
     "bits_of",
     "decode_delta",

@@ -6,8 +6,9 @@ Binary form, version 1, little-endian:
     version    uint16    1
     reserved   uint16    0
     meta size  uint32    bytes of the meta block
-    meta       JSON      {"watermark", "settled_before", "needed_until", "targets": [[name, feedback]...],
-                          "feedback": [name...], "columns": [[name, dtype, elements]...]}
+    meta       JSON      {"watermark", "settled_before", "released_before", "needed_until", "targets": [name...],
+                          "uses": [[key, target, feedback]...], "sources": [[name, feedback]...],
+                          "columns": [[name, dtype, elements]...]}
     columns    raw       each column's elements, in the order of "columns", without padding
     checksum   uint32    CRC-32C of everything before it
 
@@ -42,8 +43,8 @@ Int8s = NDArray[np.int8]
 
 @dataclass(frozen=True, slots=True)
 class RowColumns:
-    """n predictions, in any order. hash is the upper half of the id's hash. payload is null where the row was settled
-    already.
+    """n predictions, in any order. hash is the upper half of the id's hash. payload is null where the row gives
+    no record any more; revision: how many it has given, where it may give more than one.
     """
 
     offset: Int64s
@@ -52,31 +53,44 @@ class RowColumns:
     hash: NDArray[np.uint32]
     schema: Int16s
     split: Int8s
+    revision: NDArray[np.int32]
     ids: Spans
     payload: Spans
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenColumns:
+    """n rows of older deltas that have given a record since: which, and how many they have given."""
+
+    row_offset: Int64s
+    row_index: Int16s
+    revision: NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class MatchColumns:
     """n matched feedback, each naming its prediction by (row_offset, row_index).
 
-    `rule` is an index into `Delta.targets` (one rule per target).
+    `use` is an index into `Delta.uses`, `source` into `Delta.sources`. at: when it takes effect.
     """
 
     row_offset: Int64s
     row_index: Int16s
-    rule: Int8s
+    use: Int8s
+    source: Int8s
     ts: Int64s
     offset: Int64s
     index: Int16s
     feedback_id: Uint64s
     bits: Int64s
+    at: Int64s
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingColumns:
-    """n feedback whose prediction has not come. mask: bit k set where the k-th target of its source may still use it.
-    bits: int64[n * width], `width` values for each.
+    """n feedback whose prediction has not come. mask: bit k set for the k-th use of its feedback.
+    originals: the bytes as they were read, null where they are not kept. bits: int64[n * width], `width` values for
+    each.
     """
 
     source: Int8s
@@ -87,6 +101,7 @@ class WaitingColumns:
     hash: NDArray[np.uint32]
     mask: NDArray[np.uint32]
     ids: Spans
+    originals: Spans
     bits: Int64s
 
 
@@ -94,19 +109,24 @@ class WaitingColumns:
 class Delta:
     """One commit's change.
 
-    watermark, settled_before: every row with `ts < settled_before` has been settled. needed_until: a restore whose
-    watermark is larger needs none of these rows, matches and waiting feedback. targets: name and index of its
-    feedback. The ledger is absolute: the newest delta's counts.
+    watermark, settled_before: every row with `ts < settled_before` has been settled; with `ts < released_before` it can
+    give no record any more. needed_until: a restore whose
+    watermark is larger needs none of these rows, matches and waiting feedback. targets: their names. uses: of
+    each its key, and the indices of its target and its feedback. sources: name and index of its feedback. The ledger is
+    absolute: the newest delta's counts.
     """
 
     watermark: int
     settled_before: int
+    released_before: int
     needed_until: int
-    targets: tuple[tuple[str, int], ...]
-    feedback: tuple[str, ...]
+    targets: tuple[str, ...]
+    uses: tuple[tuple[str, int, int], ...]
+    sources: tuple[tuple[str, int], ...]
     ledger: Ledger
     rows: RowColumns
     matches: MatchColumns
+    written: WrittenColumns
     waiting: WaitingColumns
 
 
@@ -121,8 +141,9 @@ def delta_parts(delta: Delta) -> list[bytes | memoryview]:
         "ledger.rows": delta.ledger.rows.reshape(-1),
         "ledger.feedback": delta.ledger.feedback.reshape(-1),
         "ledger.predictions": delta.ledger.predictions,
+        "ledger.labels": delta.ledger.labels,
     }
-    for name in ("rows", "matches", "waiting"):
+    for name in ("rows", "matches", "written", "waiting"):
         group = getattr(delta, name)
         for column in fields(group):
             value = getattr(group, column.name)
@@ -134,9 +155,11 @@ def delta_parts(delta: Delta) -> list[bytes | memoryview]:
     meta = {
         "watermark": delta.watermark,
         "settled_before": delta.settled_before,
+        "released_before": delta.released_before,
         "needed_until": delta.needed_until,
-        "targets": [list(target) for target in delta.targets],
-        "feedback": list(delta.feedback),
+        "targets": list(delta.targets),
+        "uses": [list(use) for use in delta.uses],
+        "sources": [list(source) for source in delta.sources],
         "columns": [[name, array.dtype.str.lstrip("<|="), len(array)] for name, array in arrays.items()],
     }
     block = json.dumps(meta, separators=(",", ":"), ensure_ascii=False).encode()
@@ -186,20 +209,25 @@ def _decode_body(data: bytes, start: int, meta_size: int, end: int) -> Delta:
         at += count * kind.itemsize
     if at != end:
         raise ValueError(f"{end - at} bytes are left over")
-    targets = tuple((str(name), int(source)) for name, source in meta["targets"])
-    ledger = Ledger(tuple(name for name, _ in targets))
+    targets = tuple(str(name) for name in meta["targets"])
+    uses = tuple((str(key), int(target), int(feedback)) for key, target, feedback in meta["uses"])
+    ledger = Ledger(targets, tuple(target for _, target, _ in uses))
     ledger.rows[:] = arrays["ledger.rows"].reshape(ledger.rows.shape)
     ledger.feedback[:] = arrays["ledger.feedback"].reshape(ledger.feedback.shape)
     ledger.predictions[:] = arrays["ledger.predictions"]
+    ledger.labels[:] = arrays["ledger.labels"]
     return Delta(
         int(meta["watermark"]),
         int(meta["settled_before"]),
+        int(meta["released_before"]),
         int(meta["needed_until"]),
         targets,
-        tuple(str(name) for name in meta["feedback"]),
+        uses,
+        tuple((str(name), int(feedback)) for name, feedback in meta["sources"]),
         ledger,
         _group(RowColumns, "rows", arrays),
         _group(MatchColumns, "matches", arrays),
+        _group(WrittenColumns, "written", arrays),
         _group(WaitingColumns, "waiting", arrays),
     )
 

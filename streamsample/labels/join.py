@@ -17,25 +17,30 @@ Why the result does not depend on arrival (A2), for disorder within G:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamsample.errors import InvariantError
+from streamsample.gather import packed
 from streamsample.labels import ledger as books
 from streamsample.labels import snapshots
+from streamsample.labels.agenda import Agenda, in_order
+from streamsample.labels.choice import rule_table
 from streamsample.labels.delta import Delta
+from streamsample.labels.incoming import any_beyond, beyond_limits, side_by_side, uses_of_each
 from streamsample.labels.ledger import Ledger
-from streamsample.labels.matches import Matches, apply_feedback
-from streamsample.labels.results import DUPLICATE, LATE, LIMIT, NEW, Codes, Counts, Settled
+from streamsample.labels.matches import Matches, apply_feedback, free_chains
+from streamsample.labels.results import DUPLICATE, LATE, LIMIT, NEW, Codes, Counts, Lost, Settled
+from streamsample.labels.revise import Moments, build_revised
 from streamsample.labels.row_kernels import LATE_ROW, REFUSED_ROW, find_rows, insert_rows
 from streamsample.labels.rows import Rows
-from streamsample.labels.settings import ID_BYTES_MAX, TIME_MAX, JoinSettings
+from streamsample.labels.settings import ID_BYTES_MAX, JoinSettings
 from streamsample.labels.settle import build_settled
 from streamsample.labels.space import PayloadSpace
-from streamsample.labels.tables import HELD, INDEXED, OPEN_ROWS, FeedbackBatch, PredictionBatch, Times
+from streamsample.labels.tables import HELD, INDEXED, LOG, OPEN_ROWS, WRITTEN, FeedbackBatch, PredictionBatch, Times
 from streamsample.labels.waiting import Waiting
 from streamsample.labels.watermark import MIN
 from streamsample.records import Bools, Int32s, Int64s, Spans
@@ -56,17 +61,25 @@ class LabelJoin:
     def __init__(self, settings: JoinSettings, space: PayloadSpace | None = None) -> None:
         """space: where the rows' payload lies; default: in memory."""
         self.settings = settings
-        self.ledger = Ledger(tuple(target.name for target in settings.targets))
+        self.ledger = Ledger(
+            tuple(target.name for target in settings.targets), tuple(use.target for use in settings.uses)
+        )
         self.watermark = MIN
         """The last watermark given; `watermark.MIN` before the first."""
         self.settled_before = _NEVER
         """Every row with `ts < settled_before` has been settled; a prediction from before it is late."""
+        self.released_before = _NEVER
+        """Rows with `ts < released_before` give no record any more: no correction either."""
         span = settings.reach_ms + settings.hold_ms
         width = max(_BUCKET_MS_MIN, settings.reach_ms // _BUCKETS, span // _BUCKETS_MAX)
         self._rows = Rows(width, PayloadSpace() if space is None else space)
         self._matches = Matches(settings, self.ledger)
-        self._waiting = Waiting(self._matches.width)
-        self._rules = [settings.rules_of(source) for source in range(len(settings.feedback))]
+        self._waiting = Waiting(self._matches.width, keeps_originals=settings.keeps_lost)
+        self._lost: list[Lost] = []
+        self._uses = [settings.uses_of(feedback) for _, feedback in settings.source_list]
+        self._rules = rule_table(settings)
+        self._agenda = Agenda(settings) if settings.revises else None
+        self._written: list[NDArray[Any]] = []
         self._times = self._times_at()
         self._last_place = (-1, -1)
         self._rewrites: list[tuple[int, int]] = []
@@ -100,6 +113,8 @@ class LabelJoin:
         new = np.flatnonzero(handles >= 0)
         self._rows.store_payload(buckets, slots, new, handles, payload)
         self._rows.keep_open(buckets, self.settled_before)
+        if self._agenda is not None:
+            self._agenda.on_rows(ts, handles, self._now())
         if len(self._waiting):
             self._pick_up(handles)
         codes = np.maximum(-handles, 0).astype(np.uint8) if len(new) < count else np.zeros(count, np.uint8)
@@ -118,65 +133,108 @@ class LabelJoin:
         feedback_ids: NDArray[np.uint64] | None = None,
         index: NDArray[np.int16] | None = None,
         not_sampled: Bools | None = None,
-    ) -> None:
-        """Take n feedback events of `source` in offset order.
+        originals: Callable[[Int64s], Spans] | None = None,
+    ) -> Codes:
+        """Take n feedback events of `source` in offset order. What nothing could use: uint8[n], LATE, ORPHAN or
+        PRE_CAUSAL of the ledger's columns, and 0 for all other, some of which may be lost later (`take_lost`).
 
-        ids: the ids of the predictions that they refer to, no nulls; hashes: of those ids.
-        values, valid: one column per target that uses this source, in the order of `settings.rules_of(source)`; values
-        are 8-byte bits as int64[n]; valid (default all True) False means no value: counted dropped{no_value}.
-        feedback_ids: hashes of the events' own ids (default: their offset and index); one that comes twice is a
-        duplicate.
+        source: index into `settings.source_list`. ids: the ids of the predictions that they refer to, no nulls; hashes:
+        of those ids. values, valid: one column per use of this feedback, in the order of `settings.uses_of`; values are
+        8-byte bits as int64[n], for an undo that names what it undoes the hash of that feedback's id; valid (default
+        all True) False means no value: counted dropped{no_value}. feedback_ids: hashes of the events' own ids (default:
+        their source, offset and index); one that comes twice is a duplicate.
+        originals: the bytes of those at some indices, to be handed back should they wait in vain.
         not_sampled: True where the design cannot have kept the prediction: counted, takes no memory.
         """
-        count, rules = len(offsets), self._rules[source]
-        if not count or not rules:
-            return
-        if len(values) != len(rules) or (valid is not None and len(valid) != len(rules)):
-            raise ValueError(f"feedback {source} labels {len(rules)} targets, but {len(values)} value columns came")
+        count, uses = len(offsets), self._uses[source]
+        fate = np.zeros(count, np.uint8)
+        if not count or not uses:
+            return fate
+        if len(values) != len(uses) or (valid is not None and len(valid) != len(uses)):
+            raise ValueError(f"source {source} has {len(uses)} uses, but {len(values)} value columns came")
         if ids.size.min() < 0:
             raise ValueError("a feedback refers to a null id: dead-letter it before the join")
         index = np.zeros(count, np.int16) if index is None else index
         if feedback_ids is None:
-            feedback_ids = (offsets.astype(np.uint64) << np.uint64(15)) | index.astype(np.uint64)
-        mask = self._mask(rules, count, valid, not_sampled, ts, ids)
+            place = (offsets.astype(np.uint64) << np.uint64(15)) | index.astype(np.uint64)
+            feedback_ids = place ^ (np.uint64(source) << np.uint64(57))
+        mask = uses_of_each(self.ledger, uses, count, valid, not_sampled, ts, ids)
         batch = FeedbackBatch(
             np.full(count, source, np.int32),
             offsets, index, ts, feedback_ids, hashes, ids.buffer, ids.start, ids.size,
-            mask, self._bits(values),
+            mask, side_by_side(values, self._matches.width),
         )  # fmt: skip
         found = np.empty(count, np.int64)
         find_rows(self._rows.table, self._times, hashes, ids.buffer, ids.start, ids.size, ts, found)
         live = mask != 0
         fits = np.flatnonzero((found >= 0) & live)
-        self._apply(batch, fits, found[fits])
+        fate[fits[self._apply(batch, fits, found[fits])]] = books.LATE
         if len(fits) < count:
-            self._keep_waiting(batch, np.flatnonzero((found < 0) & live), found)
+            gone = self._keep_waiting(batch, np.flatnonzero((found < 0) & live), found, originals)
+            fate[gone] = -found[gone]
+        return fate
 
     def on_watermark(self, watermark: int, covered_from: Int64s | None = None) -> Settled:
         """Settle every row with `p.ts + largest window + G < watermark`, expire waiting feedback, forget dead rows.
 
-        covered_from: int64[feedback sources], the event time from which each source was readable (default: always).
+        covered_from: int64[sources], the event time from which each source was readable (default: always).
         A watermark that is not larger than the last one does nothing.
         """
         if watermark <= self.watermark:
-            return build_settled(self.settings, self._rows, self._matches, self.ledger, np.empty(0, np.int64), None)
+            return self._settle(np.empty(0, np.int64), None)
         expired = self._waiting.take_expired(max(_NEVER, watermark - self.settings.wait_ms))
         if len(expired):
             self._expire(expired)
         before = max(self.settled_before, watermark - self.settings.reach_ms)
         closing = self._rows.take_closing(self.settled_before, before)
+        settled_before = self.settled_before
         self.watermark, self.settled_before = watermark, before
+        released = watermark - self.settings.reach_ms - self.settings.corrections_ms
+        self.released_before = max(self.released_before, min(before, released))
         self._times = self._times_at()
-        settled = build_settled(self.settings, self._rows, self._matches, self.ledger, closing, covered_from)
+        if self._agenda is None:
+            settled = self._settle(closing, covered_from)
+        else:
+            settled = self._revise(self._agenda, closing, settled_before, covered_from)
         self._rows.close(before)
+        self._rows.release(self.released_before, None if self._agenda is None else self._free_matches)
         self._rows.forget(self._times.dead_before)
         self._matches.shrink()
         return settled
+
+    def _settle(self, closing: Int64s, covered_from: Int64s | None) -> Settled:
+        return build_settled(self.settings, self._rows, self._matches, self._rules, self.ledger, closing, covered_from)
+
+    def _revise(self, agenda: Agenda, closing: Int64s, settled_before: int, covered_from: Int64s | None) -> Settled:
+        """Look at the rows on the agenda and at those that close."""
+        times, handles = agenda.take_before(self._now())
+        handles = np.concatenate([handles, closing])
+        times = np.concatenate([times, self._rows.table.rows["ts"][closing] + self.settings.window_ms])
+        held = self._rows.columns(handles)
+        times, handles = in_order(times, handles, held.ts, held.offset, held.within)
+        moments = Moments(times, handles, settled_before, covered_from)
+        settled = build_revised(self.settings, self._rows, self._matches, self._rules, self.ledger, moments)
+        written = np.zeros(len(settled), WRITTEN)
+        columns = (settled.offset, settled.ts, settled.revision + 1, settled.index)
+        for name, column in zip(WRITTEN.names or (), columns, strict=True):
+            written[name] = column
+        self._written.append(written)
+        return settled
+
+    def _free_matches(self, handles: Int64s) -> None:
+        if self._matches.held:
+            free_chains(self._rows.table, self._matches.table, handles)
+
+    def _now(self) -> int:
+        """What takes effect before it has been decided on."""
+        return max(_NEVER, self.watermark - self.settings.grace_ms)
 
     def next_deadline(self) -> int | None:
         """The watermark up to which (inclusive) `on_watermark` settles and expires nothing. None: nothing is open."""
         row, feedback = self._rows.first_open(), self._waiting.first()
         times = [] if row is None else [row + self.settings.reach_ms]
+        look = None if self._agenda is None else self._agenda.first()
+        times += [] if look is None else [look + self.settings.grace_ms]
         if feedback is not None:
             times.append(feedback + self.settings.wait_ms)
         return min(times, default=None)
@@ -197,11 +255,13 @@ class LabelJoin:
         watermark and the ledger. Deltas with `needed_until` < watermark are not needed for a restore.
         """
         rewrites, self._rewrites = self._rewrites, []
+        written, self._written = np.concatenate([np.empty(0, WRITTEN), *self._written]), []
         delta = snapshots.take(
-            self.settings, self.ledger, self.watermark, self._times, self._rows, self._matches, self._waiting, rewrites
-        )
+            self.settings, self.ledger, self.watermark, self._times,
+            self._rows, self._matches, self._waiting, written, rewrites,
+        )  # fmt: skip
         # Not before: the delta would read back what is in a file.
-        self._rows.keep_limit(were_read=bool(rewrites))
+        self._rows.keep_limit()
         return delta
 
     def restore(self, deltas: Sequence[Delta]) -> None:
@@ -215,16 +275,21 @@ class LabelJoin:
             return
         last = deltas[-1]
         self.watermark, self.settled_before = last.watermark, last.settled_before
+        self.released_before = last.released_before
         self._times = self._times_at()
         rows = snapshots.merged_rows(deltas, self._times.dead_before)
         if len(rows.ts):
             self._restore_rows(rows)
         logged = snapshots.merged_matches(deltas, self.settings)
-        handles = snapshots.rows_of(logged, self._rows, self.settled_before)
-        self._matches.load(self._rows.table.rows, handles[handles >= 0], logged[handles >= 0])
-        waiting = snapshots.merged_waiting(deltas, self.settings, self._matches.width)
-        self._restore_waiting(waiting)
-        snapshots.restore_ledger(self.ledger, last, self.counts().open_rows, self._waiting_by_target())
+        handles = snapshots.rows_of(logged, self._rows, self.released_before)
+        logged, handles = logged[handles >= 0], handles[handles >= 0]
+        self._matches.load(self._rows.table.rows, handles, logged)
+        snapshots.restore_revisions(deltas, self._rows, self.released_before)
+        if self._agenda is not None:
+            self._restore_agenda(self._agenda, logged, handles)
+        self._restore_waiting(*snapshots.merged_waiting(deltas, self.settings, self._matches.width))
+        open_rows = self.counts().open_rows
+        snapshots.restore_ledger(self.ledger, last, self.settings, open_rows, self._waiting_by_use())
         for bucket in self._rows.buckets.values():
             bucket.saved = int(self._rows.table.buckets["rows"][bucket.slot])
         self._waiting.take_fresh()
@@ -236,7 +301,7 @@ class LabelJoin:
 
     def check(self) -> None:
         """Raise InvariantError when a conservation law (A18) does not hold."""
-        self.ledger.check(int(self._rows.table.counts[OPEN_ROWS]), self._waiting_by_target())
+        self.ledger.check(int(self._rows.table.counts[OPEN_ROWS]), self._waiting_by_use())
 
     def counts(self) -> Counts:
         """How full the join is. Cheap."""
@@ -254,20 +319,22 @@ class LabelJoin:
     @property
     def touched(self) -> int:
         """Rows looked at to settle and to forget them since the beginning: what closing windows has cost (A17)."""
-        return self._rows.touched
+        return self._rows.touched + (0 if self._agenda is None else self._agenda.touched)
 
     def state_bytes(self) -> int:
         """Bytes of memory in use, slack that was never touched left out."""
-        return self._rows.bytes_used() + self._matches.bytes_used() + self._waiting.bytes_used()
+        held = self._rows.bytes_used() + self._matches.bytes_used() + self._waiting.bytes_used()
+        return held + (0 if self._agenda is None else self._agenda.bytes_used())
 
     def _times_at(self) -> Times:
         settings = self.settings
         return Times(
             skew=settings.skew_ms,
-            window=settings.window_ms,
-            overlap=settings.window_ms + settings.skew_ms,
-            late=settings.window_ms + settings.late_horizon_ms,
+            window=settings.span_ms,
+            overlap=settings.span_ms + settings.skew_ms,
+            late=settings.window_ms + max(settings.late_horizon_ms, settings.corrections_ms),
             settled_before=self.settled_before,
+            released_before=self.released_before,
             dead_before=max(_NEVER, self.watermark - settings.reach_ms - settings.hold_ms),
             open_rows_max=settings.limits.open_rows,
         )
@@ -289,9 +356,9 @@ class LabelJoin:
 
     def _refused(self, ts: Int64s, ids: Spans) -> Int32s | None:
         """Why each prediction is refused at once (negative), 0 where it is not; None when none is."""
-        if ts.min() >= self.settled_before and not _any_beyond(ts, ids):
+        if ts.min() >= self.settled_before and not any_beyond(ts, ids):
             return None
-        late, beyond = ts < self.settled_before, _beyond(ts, ids)
+        late, beyond = ts < self.settled_before, beyond_limits(ts, ids)
         return np.where(beyond, REFUSED_ROW, np.where(late, LATE_ROW, 0)).astype(np.int32)
 
     def _insert(self, batch: PredictionBatch, buckets: int, times: Times) -> Int32s:
@@ -307,51 +374,23 @@ class LabelJoin:
         self.ledger.rows[:, books.OPEN] += seen[NEW]
         self.ledger.rows[:, books.ROW_LIMIT] += seen[LIMIT]
 
-    def _mask(
-        self,
-        rules: tuple[int, ...],
-        count: int,
-        valid: Sequence[Bools] | None,
-        not_sampled: Bools | None,
-        ts: Int64s,
-        ids: Spans,
-    ) -> NDArray[np.uint32]:
-        """Which targets each feedback may label, bit by bit; what may label none is booked here."""
-        feedback = self.ledger.feedback
-        feedback[list(rules), books.FEEDBACK_IN] += count
-        mask = np.full(count, (1 << len(rules)) - 1, np.uint32)
-        if not_sampled is not None:
-            feedback[list(rules), books.NOT_SAMPLED] += np.count_nonzero(not_sampled)
-            mask[not_sampled] = 0
-        if _any_beyond(ts, ids):
-            beyond = _beyond(ts, ids) & (mask != 0)
-            feedback[list(rules), books.FEEDBACK_LIMIT] += np.count_nonzero(beyond)
-            mask[beyond] = 0
-        for k, column in enumerate(valid or ()):
-            if not column.all():
-                missing = ~column & ((mask >> np.uint32(k)) & np.uint32(1) == 1)
-                feedback[rules[k], books.NO_VALUE] += np.count_nonzero(missing)
-                mask[missing] &= np.uint32(~(1 << k) & 0xFFFFFFFF)
-        return mask
-
-    def _bits(self, values: Sequence[Int64s]) -> Int64s:
-        """The value columns side by side, `width` for each feedback."""
-        width = self._matches.width
-        if width == 1:
-            return np.ascontiguousarray(values[0])
-        bits = np.zeros((len(values[0]), width), np.int64)
-        for k, column in enumerate(values):
-            bits[:, k] = column
-        return bits.reshape(-1)
-
-    def _apply(self, batch: FeedbackBatch, picks: Int64s, handles: Int64s) -> None:
+    def _apply(self, batch: FeedbackBatch, picks: Int64s, handles: Int64s) -> Bools:
+        """Give feedback to its rows; which of the picks was too late for all of its uses."""
+        late = np.zeros(len(picks), np.bool_)
         self._matches.reserve(len(picks) * self._matches.width)
-        apply_feedback(self._rows.table, self._matches.table, self.settled_before, *batch, picks, handles)
+        now, logged = self._now(), int(self._matches.table.counts[LOG])
+        apply_feedback(self._rows.table, self._matches.table, self.released_before, now, *batch, picks, handles, late)
+        if self._agenda is not None:
+            self._agenda.on_matched(self._matches.table.log[logged : self._matches.table.counts[LOG]], now)
+        return late
 
-    def _keep_waiting(self, batch: FeedbackBatch, picks: Int64s, found: Int64s) -> None:
-        """Let feedback without a row wait; what cannot be waited for is booked as what `found` says."""
+    def _keep_waiting(
+        self, batch: FeedbackBatch, picks: Int64s, found: Int64s, originals: Callable[[Int64s], Spans] | None
+    ) -> Int64s:
+        """Let feedback without a row wait; which cannot be waited for, booked as what `found` says."""
         expired = batch.ts[picks] < self.watermark - self.settings.wait_ms
-        if expired.any():
+        gone = picks[expired]
+        if len(gone):
             self._book(batch.source[picks], batch.mask[picks], -found[picks], expired)
             picks = picks[~expired]
         room = max(0, self.settings.limits.waiting - len(self._waiting))
@@ -359,14 +398,19 @@ class LabelJoin:
         what[room:] = books.FEEDBACK_LIMIT
         self._book(batch.source[picks], batch.mask[picks], what)
         if len(picks[:room]):
-            self._waiting.add(batch, picks[:room])
+            keeps = self.settings.keeps_lost and originals is not None
+            self._waiting.add(batch, picks[:room], originals(picks[:room]) if keeps and originals else None)
+        return gone
 
     def _pick_up(self, handles: Int32s) -> None:
         """Give new rows the feedback that waited for them."""
-        batch, rows = self._waiting.take_for(self._rows.table, handles, self.settings.skew_ms, self.settings.window_ms)
+        batch, rows, originals = self._waiting.take_for(
+            self._rows.table, handles, self.settings.skew_ms, self.settings.span_ms
+        )
         if len(rows):
             self._book(batch.source, batch.mask, np.full(len(rows), books.WAITING), sign=-1)
-            self._apply(batch, np.arange(len(rows)), rows)
+            late = np.flatnonzero(self._apply(batch, np.arange(len(rows)), rows))
+            self._lose(batch, np.full(len(rows), books.LATE), originals, late)
 
     def _expire(self, handles: Int64s) -> None:
         """Book waiting feedback whose prediction cannot come any more, and forget it."""
@@ -377,22 +421,35 @@ class LabelJoin:
             raise InvariantError("a waiting feedback fits a held row", remedy="this is a bug: please report it")
         self._book(batch.source, batch.mask, np.full(len(found), books.WAITING), sign=-1)
         self._book(batch.source, batch.mask, -found)
+        self._lose(batch, -found, self._waiting.originals_of(handles), np.arange(len(found)))
         self._waiting.drop(handles)
+
+    def _lose(self, batch: FeedbackBatch, what: Int64s, originals: Spans, at: Int64s) -> None:
+        """Keep what is to be handed back."""
+        if self.settings.keeps_lost and len(at):
+            mine = originals.take(at)
+            kept = packed(mine.buffer, mine.start, mine.size)
+            self._lost.append(Lost(batch.source[at].astype(np.int64), what[at], batch.offset[at], kept))
+
+    def take_lost(self) -> list[Lost]:
+        """Feedback that waited in vain since the last call, if the settings want it back."""
+        lost, self._lost = self._lost, []
+        return lost
 
     def _book(
         self, source: Int32s, mask: NDArray[np.uint32], what: Int64s, where: Bools | None = None, sign: int = 1
     ) -> None:
-        """Count feedback by what it is, for every target in its mask."""
-        for number, rules in enumerate(self._rules):
+        """Count feedback by what it is, for every use in its mask."""
+        for number, uses in enumerate(self._uses):
             mine = source == number if where is None else (source == number) & where
             if not mine.any():
                 continue
-            for k, rule in enumerate(rules):
+            for k, use in enumerate(uses):
                 used = mine & ((mask >> np.uint32(k)) & np.uint32(1) == 1)
-                self.ledger.feedback[rule] += sign * np.bincount(what[used], minlength=len(books.FEEDBACK_COLUMNS))
+                self.ledger.feedback[use] += sign * np.bincount(what[used], minlength=len(books.FEEDBACK_COLUMNS))
 
-    def _waiting_by_target(self) -> Int64s:
-        return self._waiting.counts_by_rule(self._matches.table.rules, len(self.settings.targets))
+    def _waiting_by_use(self) -> Int64s:
+        return self._waiting.counts_by_use(self._matches.table.uses, len(self.settings.uses))
 
     def _restore_rows(self, rows: Any) -> None:
         slots, buckets = self._rows.place(rows.ts, None)
@@ -402,24 +459,25 @@ class LabelJoin:
             rows.schema, rows.split, slots,
         )  # fmt: skip
         handles = self._insert(batch, len(buckets), self._times._replace(overlap=-1, open_rows_max=2**62))
-        open_rows = np.flatnonzero(rows.ts >= self.settled_before)
-        self._rows.store_payload(buckets, slots, open_rows, handles, rows.payload)
+        kept = np.flatnonzero(rows.ts >= self.released_before)
+        self._rows.store_payload(buckets, slots, kept, handles, rows.payload)
+        self._rows.table.rows["revision"][handles] = rows.revision
         self._rows.close(self.settled_before)
+        self._rows.release(self.released_before)
         self._last_place = (int(rows.offset[-1]), int(rows.index[-1]))
 
-    def _restore_waiting(self, batch: FeedbackBatch) -> None:
+    def _restore_agenda(self, agenda: Agenda, logged: NDArray[Any], handles: Int64s) -> None:
+        table = self._rows.table.rows
+        logged["row"], logged["row_ts"] = handles, table["ts"][handles]
+        agenda.on_matched(logged, self._now())
+        for bucket in self._rows.buckets.values():
+            rows = self._rows.handles(bucket)
+            agenda.on_rows(table["ts"][rows], rows, self._now())
+
+    def _restore_waiting(self, batch: FeedbackBatch, originals: Spans) -> None:
         """Let restored feedback wait again, but for what has expired and what a row has taken since."""
         found = np.empty(len(batch.ts), np.int64)
         find_rows(self._rows.table, self._times, batch.hash, batch.ids, batch.id_start, batch.id_size, batch.ts, found)
         still = np.flatnonzero((found < 0) & (batch.ts >= self.watermark - self.settings.wait_ms) & (batch.mask != 0))
         if len(still):
-            self._waiting.add(batch, still)
-
-
-def _any_beyond(ts: Int64s, ids: Spans) -> bool:
-    return bool(ids.size.max() > ID_BYTES_MAX or ts.max() > TIME_MAX or ts.min() < -TIME_MAX)
-
-
-def _beyond(ts: Int64s, ids: Spans) -> Bools:
-    """What is damage, not data: ids too long, times out of range."""
-    return (ids.size > ID_BYTES_MAX) | (ts > TIME_MAX) | (ts < -TIME_MAX)
+            self._waiting.add(batch, still, originals.take(still))

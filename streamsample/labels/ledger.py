@@ -56,59 +56,71 @@ PREDICTION_COLUMNS: Final = ("predictions_in", "duplicate", "late")
 class Ledger:
     """Counters since the job began, as arrays that the step adds to.
 
-    rows: int64[targets, len(ROW_COLUMNS)]; feedback: int64[targets, len(FEEDBACK_COLUMNS)], per target and the
-    feedback that its rule reads; predictions: int64[len(PREDICTION_COLUMNS)].
+    uses: for each use of a feedback the index of its target. rows: int64[targets, len(ROW_COLUMNS)]; feedback:
+    int64[uses, len(FEEDBACK_COLUMNS)]: each feedback is booked once for every use; predictions:
+    int64[len(PREDICTION_COLUMNS)]. labels: int64[uses], explicit labels by the rule that gave them.
     """
 
-    __slots__ = ("feedback", "predictions", "rows", "targets")
+    __slots__ = ("feedback", "labels", "predictions", "rows", "targets", "uses")
 
-    def __init__(self, targets: tuple[str, ...]) -> None:
+    def __init__(self, targets: tuple[str, ...], uses: tuple[int, ...]) -> None:
         self.targets = targets
+        self.uses = uses
         self.rows: NDArray[np.int64] = np.zeros((len(targets), len(ROW_COLUMNS)), np.int64)
-        self.feedback: NDArray[np.int64] = np.zeros((len(targets), len(FEEDBACK_COLUMNS)), np.int64)
+        self.feedback: NDArray[np.int64] = np.zeros((len(uses), len(FEEDBACK_COLUMNS)), np.int64)
         self.predictions: Int64s = np.zeros(len(PREDICTION_COLUMNS), np.int64)
+        self.labels: Int64s = np.zeros(len(uses), np.int64)
 
     def copy(self) -> Ledger:
         """The same counts, independent of this one."""
-        other = Ledger(self.targets)
+        other = Ledger(self.targets, self.uses)
         other.rows[:] = self.rows
         other.feedback[:] = self.feedback
         other.predictions[:] = self.predictions
+        other.labels[:] = self.labels
         return other
 
     def row_counts(self, target: int) -> dict[str, int]:
         """One target's rows by ROW_COLUMNS."""
         return {name: int(count) for name, count in zip(ROW_COLUMNS, self.rows[target], strict=True)}
 
-    def feedback_counts(self, target: int) -> dict[str, int]:
-        """One target's feedback by FEEDBACK_COLUMNS."""
-        return {name: int(count) for name, count in zip(FEEDBACK_COLUMNS, self.feedback[target], strict=True)}
+    def feedback_counts(self, use: int) -> dict[str, int]:
+        """One use's feedback by FEEDBACK_COLUMNS."""
+        return {name: int(count) for name, count in zip(FEEDBACK_COLUMNS, self.feedback[use], strict=True)}
 
     def check(self, open_rows: int, waiting: Int64s) -> None:
         """Hold the books against themselves and against what is really held.
 
-        open_rows: rows held open now. waiting: int64[targets], feedback waiting now that may yet label each target.
+        open_rows: rows held open now. waiting: int64[uses], feedback waiting now for each use.
         Raises InvariantError naming the target and the counts.
         """
         if self.rows.min() < 0 or self.feedback.min() < 0 or self.predictions.min() < 0:
             raise InvariantError("a counter is negative", remedy="this is a bug: please report it with the job file")
         entered, duplicate, late = (int(count) for count in self.predictions)
         for target, name in enumerate(self.targets):
-            rows, feedback = self.rows[target], self.feedback[target]
+            rows = self.rows[target]
             laws = {
                 "rows in = explicit + implicit + open + dropped": rows[ROWS_IN] == rows[1:].sum(),
                 "open = rows held open": rows[OPEN] == open_rows,
                 # a target that came later has not seen the rows settled before it
                 "predictions in >= rows in + duplicate + late": entered >= rows[ROWS_IN] + duplicate + late,
+            }
+            _hold(name, laws, f"{self.row_counts(target)}, open {open_rows}")
+        for use, target in enumerate(self.uses):
+            feedback = self.feedback[use]
+            laws = {
                 "feedback in = matched + duplicate + orphan + late + pre_causal + waiting + not_sampled + dropped": (
                     feedback[FEEDBACK_IN] == feedback[1:].sum()
                 ),
-                "waiting = feedback held waiting": feedback[WAITING] == waiting[target],
+                "waiting = feedback held waiting": feedback[WAITING] == waiting[use],
             }
-            for law, holds in laws.items():
-                if not holds:
-                    raise InvariantError(
-                        f"target {name}: {law} is broken: {self.row_counts(target)}, {self.feedback_counts(target)}, "
-                        f"open {open_rows}, waiting {int(waiting[target])}",
-                        remedy="this is a bug, or damaged memory: stop, and restore from the changelog",
-                    )
+            _hold(self.targets[target], laws, f"{self.feedback_counts(use)}, waiting {int(waiting[use])}")
+
+
+def _hold(target: str, laws: dict[str, bool], counts: str) -> None:
+    for law, holds in laws.items():
+        if not holds:
+            raise InvariantError(
+                f"target {target}: {law} is broken: {counts}",
+                remedy="this is a bug, or damaged memory: stop, and restore from the changelog",
+            )

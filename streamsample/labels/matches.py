@@ -1,4 +1,4 @@
-"""What a feedback does to the row that it belongs to: the decisions of A1, A9 and A10 in one place.
+"""What a feedback does to the row that it belongs to: A1 and A9 in one place. `choice` decides among what is matched.
 
 All matched feedback of a row is kept as a chain, so that what is chosen does not depend on what came first.
 """
@@ -11,23 +11,23 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from streamsample.kernels import I64, borrow, inline, kernel
+from streamsample.kernels import B1_OUT, I64, borrow, inline, kernel
 from streamsample.labels import ledger as books
+from streamsample.labels.choice import free_chain
 from streamsample.labels.ledger import Ledger
-from streamsample.labels.settings import JoinSettings
+from streamsample.labels.settings import JoinSettings, Use
 from streamsample.labels.tables import (
-    CHOSEN_OUT,
     ENTRIES,
     ENTRIES_FREE,
     ENTRIES_USED,
     ENTRY,
     FEEDBACK_BATCH,
+    FREE_HEAD,
     LOG,
     LOGGED,
     MATCH_TABLE,
     NONE,
     ROW_TABLE,
-    USED_OUT,
     MatchTable,
     grown,
 )
@@ -37,129 +37,136 @@ _MATCHED: Final = books.MATCHED
 _DUPLICATE: Final = books.DUPLICATE
 _LATE: Final = books.LATE
 _LIMIT: Final = books.FEEDBACK_LIMIT
+_KEPT: Final = ("ts", "offset", "index", "feedback_id", "bits", "at", "use", "source")
 
 
 @inline
-def new_entry(free, counts):  # type: ignore[no-untyped-def]
+def new_entry(entries, counts):  # type: ignore[no-untyped-def]
     """A freed entry, else the next one never used."""
     counts[ENTRIES] += 1
     if counts[ENTRIES_FREE] > 0:
         counts[ENTRIES_FREE] -= 1
-        return np.int64(free[counts[ENTRIES_FREE]])
+        entry = counts[FREE_HEAD]
+        counts[FREE_HEAD] = entries[entry].next
+        return entry
     counts[ENTRIES_USED] += 1
     return counts[ENTRIES_USED] - 1
 
 
 @inline
-def outcome(entries, head, window, per_row_max, rule, length, feedback_id):  # type: ignore[no-untyped-def]
-    """What a feedback of an open row is for one target: a column of the ledger."""
-    if length > window:
-        return _LATE
-    kept = 0
-    entry = head
+def held_copy(entries, head, use, feedback_id):  # type: ignore[no-untyped-def]
+    """The row's feedback of that id for this use, or -1; and how many the use has."""
+    kept, copy, entry = 0, NONE, head
     while entry >= 0:
-        if entries[entry].rule == rule:
+        if entries[entry].use == use:
             if entries[entry].feedback_id == feedback_id:
-                return _DUPLICATE
+                copy = entry
             kept += 1
         entry = entries[entry].next
-    return _LIMIT if kept >= per_row_max else _MATCHED
+    return copy, kept
 
 
-@kernel(types.void(ROW_TABLE, MATCH_TABLE, types.int64, *FEEDBACK_BATCH, I64, I64))
+@inline
+def is_earlier(entries, entry, ts, source, offset, within):  # type: ignore[no-untyped-def]
+    """Whether feedback comes before an entry by (event time, topic, offset, index)."""
+    if ts != entries[entry].ts:
+        return ts < entries[entry].ts
+    if source != entries[entry].source:
+        return source < entries[entry].source
+    if offset != entries[entry].offset:
+        return offset < entries[entry].offset
+    return within < entries[entry].index
+
+
+@kernel(types.void(ROW_TABLE, MATCH_TABLE, types.int64, types.int64, *FEEDBACK_BATCH, I64, I64, B1_OUT))
 def apply_feedback(  # type: ignore[no-untyped-def]
-    table, match, settled_before,
+    table, match, released_before, now,
     source, offset, within, event_time, feedback_id, hashes, ids, id_start, id_size, mask, bits,
-    picks, handles,
+    picks, handles, late,
 ):  # fmt: skip
-    """Let the feedback at `picks` have its effect on the rows that it belongs to, for each target of its mask."""
+    """Let the feedback at `picks` have its effect on the rows that it belongs to, for each use of its mask.
+
+    now: what takes effect before it has been decided on. Of copies with one id the first by event time and place
+    stays, whichever was read first (A9). late: which of the picks came too late for all of their uses.
+    """
     rows, entries, log, counts = borrow(table.rows), borrow(match.entries), borrow(match.log), borrow(match.counts)
-    free, windows, width = borrow(match.free), match.windows, match.width
+    reach, until, width = borrow(match.reach), borrow(match.until), match.width
     for i in range(len(picks)):
         at, row = picks[i], handles[i]
         ts, identity = event_time[at], feedback_id[at]
+        served = rows[row].ts
+        effect = max(ts, served, now)
+        late[i] = mask[at] != np.uint32(0)
         for k in range(width):
             if (mask[at] >> np.uint32(k)) & np.uint32(1) == np.uint32(0):
                 continue
-            rule = match.rules[source[at] * width + k]
-            what = _LATE
-            if rows[row].ts >= settled_before:
-                head, length = rows[row].head, ts - rows[row].ts
-                what = outcome(entries, head, windows[rule], match.per_row_max, rule, length, identity)
-            match.ledger[rule, what] += 1
-            if what != _MATCHED:
+            use = np.int64(match.uses[source[at] * width + k])
+            if served < released_before or ts - served > reach[use] or effect - served > until[use]:
+                match.ledger[use, _LATE] += 1
                 continue
-            entry, new = new_entry(free, counts), counts[LOG]
+            late[i] = False
+            copy, kept = held_copy(entries, rows[row].head, use, identity)
+            if copy >= 0:
+                match.ledger[use, _DUPLICATE] += 1
+                earlier = is_earlier(entries, copy, ts, source[at], offset[at], within[at])
+                if entries[copy].at < now or not earlier:
+                    continue
+                entry = np.int64(copy)
+            elif kept >= match.per_row_max:
+                match.ledger[use, _LIMIT] += 1
+                continue
+            else:
+                match.ledger[use, _MATCHED] += 1
+                entry = new_entry(entries, counts)
+                entries[entry].next = rows[row].head
+                rows[row].head = np.int32(entry)
+            new = counts[LOG]
             counts[LOG] += 1
             entries[entry].ts = log[new].ts = ts
             entries[entry].offset = log[new].offset = offset[at]
             entries[entry].index = log[new].index = within[at]
             entries[entry].feedback_id = log[new].feedback_id = identity
             entries[entry].bits = log[new].bits = bits[at * width + k]
-            entries[entry].rule = log[new].rule = rule
-            entries[entry].next = rows[row].head
-            rows[row].head = np.int32(entry)
+            entries[entry].at = log[new].at = effect
+            entries[entry].use = log[new].use = use
+            entries[entry].source = log[new].source = source[at]
+            log[new].row = np.int32(row)
             log[new].row_offset = rows[row].offset
             log[new].row_index = rows[row].index
-            log[new].row_ts = rows[row].ts
+            log[new].row_ts = served
 
 
-@inline
-def comes_before(entries, left, right):  # type: ignore[no-untyped-def]
-    """Whether an entry is smaller than another by (event time, offset, index)."""
-    if entries[left].ts != entries[right].ts:
-        return entries[left].ts < entries[right].ts
-    if entries[left].offset != entries[right].offset:
-        return entries[left].offset < entries[right].offset
-    return entries[left].index < entries[right].index
+@kernel(types.void(ROW_TABLE, MATCH_TABLE, I64))
+def free_chains(table, match, handles):  # type: ignore[no-untyped-def]
+    """Give the rows' matched feedback back."""
+    rows, entries, counts = borrow(table.rows), borrow(match.entries), borrow(match.counts)
+    for i in range(len(handles)):
+        free_chain(rows, handles[i], entries, counts)
 
 
-@inline
-def first_of(entries, head, rule):  # type: ignore[no-untyped-def]
-    """take: first. The rule's matched feedback smallest by (event time, offset, index), or -1.
-
-    A target has one rule and so one source; with several, their order would come between time and offset (A2).
-    """
-    best, entry = NONE, head
-    while entry >= 0:
-        if entries[entry].rule == rule and (best < 0 or comes_before(entries, entry, best)):
-            best = entry
-        entry = entries[entry].next
-    return best
-
-
-@kernel(types.int64(ROW_TABLE, MATCH_TABLE, I64, CHOSEN_OUT, USED_OUT))
-def choose_and_free(table, match, handles, chosen, used):  # type: ignore[no-untyped-def]
-    """Choose each row's feedback for each target, then free its chain; returns how many were chosen."""
-    rows, entries, free, counts = borrow(table.rows), borrow(match.entries), match.free, match.counts
-    count, total = len(handles), 0
-    used.first[0] = 0
-    for i in range(count):
-        row = handles[i]
-        for target in range(len(match.windows)):
-            at = target * count + i
-            best = first_of(entries, rows[row].head, target) if rows[row].head >= 0 else NONE
-            chosen.has[at] = best >= 0
-            chosen.event_time[at] = chosen.delay[at] = chosen.bits[at] = 0
-            chosen.place[at] = NONE
-            if best >= 0:
-                chosen.event_time[at] = used.ts[total] = entries[best].ts
-                chosen.delay[at] = entries[best].ts - rows[row].ts
-                chosen.bits[at] = entries[best].bits
-                chosen.place[at] = total
-                used.target[total] = target
-                used.offset[total] = entries[best].offset
-                used.within[total] = entries[best].index
-                total += 1
-        used.first[i + 1] = total
-        entry = rows[row].head
+@kernel(types.int64(ROW_TABLE, MATCH_TABLE, I64))
+def count_matches(table, match, handles):  # type: ignore[no-untyped-def]
+    """How much matched feedback these rows have, a row counted as often as it is named."""
+    total = 0
+    for i in range(len(handles)):
+        entry = table.rows[handles[i]].head
         while entry >= 0:
-            free[counts[ENTRIES_FREE]] = entry
-            counts[ENTRIES_FREE] += 1
-            counts[ENTRIES] -= 1
-            entry = entries[entry].next
-        rows[row].head = NONE
+            total += 1
+            entry = match.entries[entry].next
     return total
+
+
+def closes_ms(settings: JoinSettings, use: Use) -> int:
+    """When the use's target closes."""
+    return settings.targets[use.target].window_ms
+
+
+def _reach(settings: JoinSettings, use: Use) -> int:
+    """The longest feedback loop length. A rule whose own window ends before its target's close is not corrected later:
+    its window is a part of what it means.
+    """
+    closes = closes_ms(settings, use)
+    return closes + settings.corrections_ms if use.window_ms == closes else use.window_ms
 
 
 class Matches:
@@ -168,18 +175,18 @@ class Matches:
     _MIN = 256
 
     def __init__(self, settings: JoinSettings, ledger: Ledger) -> None:
-        sources = [settings.rules_of(source) for source in range(len(settings.feedback))]
-        self.width = max(1, max(len(rules) for rules in sources))
+        sources = [settings.uses_of(feedback) for _, feedback in settings.source_list]
+        self.width = max(1, max(len(uses) for uses in sources))
         padded = np.full((len(sources), self.width), NONE, np.int8)
-        for source, rules in enumerate(sources):
-            padded[source, : len(rules)] = rules
+        for source, uses in enumerate(sources):
+            padded[source, : len(uses)] = uses
         self.table = MatchTable(
             entries=np.empty(self._MIN, ENTRY),
-            free=np.empty(self._MIN, np.int32),
             log=np.empty(self._MIN, LOGGED),
-            counts=np.zeros(LOG + 1, np.int64),
-            rules=padded.reshape(-1),
-            windows=np.array([target.window_ms for target in settings.targets], np.int64),
+            counts=np.zeros(FREE_HEAD + 1, np.int64),
+            uses=padded.reshape(-1),
+            reach=np.array([_reach(settings, use) for use in settings.uses], np.int64),
+            until=np.array([closes_ms(settings, use) + settings.corrections_ms for use in settings.uses], np.int64),
             width=self.width,
             per_row_max=settings.limits.matches_per_row,
             ledger=ledger.feedback,
@@ -195,8 +202,7 @@ class Matches:
         table, counts = self.table, self.table.counts
         used, logged, freed = int(counts[ENTRIES_USED]), int(counts[LOG]), int(counts[ENTRIES_FREE])
         entries = grown(table.entries, used, used + max(0, more - freed))
-        free = grown(table.free, freed, len(entries))
-        self.table = table._replace(entries=entries, free=free, log=grown(table.log, logged, logged + more))
+        self.table = table._replace(entries=entries, log=grown(table.log, logged, logged + more))
 
     def of_rows(self, rows: NDArray[Any], handles: Int64s) -> NDArray[Any]:
         """All matched feedback of these rows, as LOGGED records, per row oldest first."""
@@ -216,7 +222,7 @@ class Matches:
         handles, held = handles[order], logged[order]
         first = int(counts[ENTRIES_USED])
         places = np.arange(first, first + len(handles))
-        for name in ("ts", "offset", "index", "feedback_id", "bits", "rule"):
+        for name in _KEPT:
             entries[name][places] = held[name]
         follows = np.zeros(len(handles), np.bool_)
         follows[1:] = handles[1:] == handles[:-1]
@@ -237,17 +243,17 @@ class Matches:
         """Give the memory back when nothing is held."""
         if self.held == 0 and len(self.table.entries) > self._MIN:
             self.table.counts[ENTRIES_FREE] = self.table.counts[ENTRIES_USED] = 0
-            self.table = self.table._replace(entries=np.empty(self._MIN, ENTRY), free=np.empty(self._MIN, np.int32))
+            self.table = self.table._replace(entries=np.empty(self._MIN, ENTRY))
 
     def bytes_used(self) -> int:
         """Bytes of memory in use."""
         counts = self.table.counts
-        return int(counts[ENTRIES_USED] * (ENTRY.itemsize + 4) + counts[LOG] * LOGGED.itemsize)
+        return int(counts[ENTRIES_USED] * ENTRY.itemsize + counts[LOG] * LOGGED.itemsize)
 
 
 def _logged(rows: NDArray[Any], handles: Int64s, entries: NDArray[Any]) -> NDArray[Any]:
     logged = np.empty(len(handles), LOGGED)
-    for name in ("ts", "offset", "index", "feedback_id", "bits", "rule"):
+    for name in _KEPT:
         logged[name] = entries[name]
     for name in ("offset", "index", "ts"):
         logged["row_" + name] = rows[name][handles]

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from streamsample.records import Bools, Bytes, Int64s, Spans
 
+EARLY, FINAL, CORRECT, RETRACT = range(4)
+STATES: Final = ("early", "final", "correct", "retract")
+"""What a record is: one of a row that is not settled; its first settled one; one that replaces that; its withdrawal."""
 NEW: Final = 0
 """A prediction that became an open row."""
 DUPLICATE: Final = 1
@@ -28,7 +31,8 @@ class TargetColumns:
     valid: bool[n], there is a value. settled: bool[n], the target is labelled (explicit, or implicit by silence); False
     where it was dropped (silent with `if_silent: drop`, or uncovered).
     explicit: bool[n], the label was given by feedback. event_time, delay_ms: int64[n], `f.ts` and `f.ts - p.ts` where
-    explicit, else 0. feedback: int64[n], the place in `Settled.used` of the feedback that gave the label, else -1.
+    explicit, else 0; of a sum or a count those of its last feedback. kind: int16[n], index of the feedback that
+    gave the label, else -1.
     """
 
     bits: Int64s
@@ -37,14 +41,15 @@ class TargetColumns:
     explicit: Bools
     event_time: Int64s
     delay_ms: Int64s
-    feedback: Int64s
+    kind: NDArray[np.int16]
 
 
 @dataclass(frozen=True, slots=True)
 class FeedbackUsed:
-    """The feedback behind n records as a CSR: record i used the elements `first[i]:first[i + 1]`, ordered by target.
+    """The feedback behind n records as a CSR: record i used the elements `first[i]:first[i + 1]`, ordered by target,
+    then in the order of event time and place.
 
-    first: int64[n+1]. target, source: int8[m], indices into the settings' targets and feedback. ts, offset: int64[m];
+    first: int64[n+1]. target, source: int8[m], indices into the settings' targets and sources. ts, offset: int64[m];
     index: int16[m], the feedback's place inside its Kafka record. Its partition is the task's.
     """
 
@@ -58,11 +63,13 @@ class FeedbackUsed:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Rows whose windows have closed and that give a record, ordered by (ts, offset, index). May be empty.
+    """Rows that give a record, ordered by when it was decided, then by (ts, offset, index). May be empty.
 
     Over the calls of `on_watermark` the order goes on: it does not depend on how the watermark moved.
     ts, offset: int64[n]; index: int16[n]; ids, payload: n spans, each column in a buffer of its own without gaps;
-    schema: int16[n]; split: int8[n]; settled_at: int64[n], `p.ts + W + G`, the record's own time.
+    schema: int16[n]; split: int8[n]; settled_at: int64[n], what the watermark had to pass; timestamp: int64[n], the
+    record's own time: `p.ts + W + G` for a close, `f.ts` of what changed the label otherwise. state: int8[n], index
+    into STATES. revision: int32[n], 0 for a row's first record; each replaces the one before it.
     """
 
     ts: Int64s
@@ -73,11 +80,26 @@ class Settled:
     schema: NDArray[np.int16]
     split: NDArray[np.int8]
     settled_at: Int64s
+    timestamp: Int64s
+    state: NDArray[np.int8]
+    revision: NDArray[np.int32]
     targets: tuple[TargetColumns, ...]
     used: FeedbackUsed
 
     def __len__(self) -> int:
         return len(self.ts)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """n feedback that waited in vain. source, what: int64[n], index into the settings' sources, and LATE, ORPHAN or
+    PRE_CAUSAL of the ledger's columns; offset: int64[n]; originals: its bytes as they were given.
+    """
+
+    source: Int64s
+    what: Int64s
+    offset: Int64s
+    originals: Spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +121,20 @@ class Counts:
 
 Codes = NDArray[np.uint8]
 __all__ = [
+    "CORRECT",
     "DUPLICATE",
+    "EARLY",
+    "FINAL",
     "LATE",
     "LIMIT",
     "NEW",
+    "RETRACT",
+    "STATES",
     "Bytes",
     "Codes",
     "Counts",
     "FeedbackUsed",
+    "Lost",
     "Settled",
     "TargetColumns",
 ]

@@ -7,6 +7,7 @@ forgetting look only at buckets whose time has come, and memory comes back in wh
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -38,7 +39,7 @@ from streamsample.records import Bools, Int32s, Int64s, Spans
 
 _MAX: Final = 2**62
 _FEW: Final = 8
-_OUT_TYPES: Final = (*[np.int64] * 4, *[np.int32] * 2, np.int16, np.int16, np.int8, np.uint32)
+_OUT_TYPES: Final = (*[np.int64] * 4, *[np.int32] * 2, np.int16, np.int16, np.int8, np.uint32, np.int32)
 
 
 class Bucket:
@@ -73,10 +74,14 @@ class Rows:
         """Numbers of the buckets that may have unsettled rows, ascending."""
         self.closed: list[int] = []
         """Numbers of the buckets whose rows are all settled, ascending."""
+        self.kept: list[int] = []
+        """Those of the closed that still have their payload and matched feedback, ascending."""
         self.touched = 0
         """Rows looked at to settle and forget, since the beginning: what closing has cost."""
         self._free_slots: list[int] = []
         self._added: set[int] = set()
+        self._read: set[int] = set()
+        """Numbers of the buckets whose payload was read, and is still needed, while some lay in files."""
 
     def _empty(self) -> RowTable:
         return RowTable(
@@ -172,6 +177,8 @@ class Rows:
             elif bucket.closed and figures["max_ts"] >= settled_before:
                 bucket.closed = False
                 self.closed.remove(bucket.number)
+                if bucket.number in self.kept:
+                    self.kept.remove(bucket.number)
                 insort(self.open, bucket.number)
 
     def take_added(self) -> list[int]:
@@ -205,19 +212,27 @@ class Rows:
             if table["min_fresh"][bucket.slot] < before:
                 self._sort_fresh(bucket, settled_before)
             handles = bucket.runs.take_before(before)[1]
-            if len(handles):
-                bucket.segment.check()
             self.touched += len(handles)
             closing.append(handles)
         return np.concatenate(closing)
 
     def close(self, settled_before: int) -> None:
-        """Free the payload of the buckets whose rows are all settled."""
+        """Note the buckets whose rows are all settled."""
         while self.open and self._max_ts(self.open[0]) < settled_before:
             bucket = self.buckets[self.open.pop(0)]
-            bucket.segment.free()
             bucket.closed = True
             insort(self.closed, bucket.number)
+            insort(self.kept, bucket.number)
+
+    def release(self, released_before: int, free_matches: Callable[[Int64s], None] | None = None) -> None:
+        """Free the payload, and the matched feedback, of the buckets whose rows can give no record any more."""
+        while self.kept and self._max_ts(self.kept[0]) < released_before:
+            bucket = self.buckets[self.kept.pop(0)]
+            bucket.segment.free()
+            if free_matches is not None:
+                handles = self.handles(bucket)
+                self.touched += len(handles)
+                free_matches(handles)
 
     def forget(self, dead_before: int) -> None:
         """Remove the buckets whose rows are all dead."""
@@ -241,10 +256,22 @@ class Rows:
         self._space.table_bytes -= self._counted
         self._counted = 0
 
-    def keep_limit(self, *, were_read: bool) -> None:
-        """Bring payload that is beyond the limit into files. were_read: whether old payload was read, for a delta."""
-        for bucket in self.buckets.values() if were_read else ():
-            bucket.segment.let_go()
+    def check_payload(self, ts: Int64s, *, stays: bool) -> None:
+        """Before the payload of rows with these times is read: that files hold what was written. Raises LocalStateError
+        if they do not. stays: it is needed afterwards, but not soon.
+        """
+        if not self._space.file_bytes or not len(ts):
+            return
+        for number in np.unique(ts // self.width_ms).tolist():
+            self.buckets[number].segment.check()
+            if stays:
+                self._read.add(number)
+
+    def keep_limit(self) -> None:
+        """Bring payload that is beyond the limit into files, and free the memory that reading from there has taken."""
+        for number in self._read & self.buckets.keys():
+            self.buckets[number].segment.let_go()
+        self._read.clear()
         self._count_tables()
         self._space.keep_limit()
 

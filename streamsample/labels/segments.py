@@ -49,12 +49,11 @@ def gather_addresses(address, size, out_start, out):  # type: ignore[no-untyped-
 class Segment:
     """The payload of one bucket's rows; the rows hold its memory addresses."""
 
-    __slots__ = ("_checked", "_chunks", "_space", "bytes_used")
+    __slots__ = ("_chunks", "_space", "bytes_used")
 
     def __init__(self, space: PayloadSpace) -> None:
         self._space = space
         self._chunks: list[Chunk] = []
-        self._checked = 0
         self.bytes_used = 0
 
     def append(self, table: RowTable, picks: Int64s, handles: NDArray[np.int32], payload: Spans) -> None:
@@ -85,13 +84,12 @@ class Segment:
             self._chunks.append(self._space.chunk(max(room, int(payload.size[picks[first]]))))
 
     def check(self) -> None:
-        """Before payload is read: that what lies in files is what was written. Each chunk is looked at once.
+        """Before payload is read: that what lies in files is what was written. Each chunk in a file is looked at once.
 
         Raises LocalStateError if it is not.
         """
-        for chunk in self._chunks[self._checked :]:
+        for chunk in self._chunks:
             chunk.check()
-        self._checked = max(len(self._chunks) - 1, 0)  # the last one is still written to
 
     def let_go(self) -> None:
         """Free the memory that reading from files has taken."""
@@ -103,7 +101,7 @@ class Segment:
         for chunk in self._chunks:
             self._space.free(chunk)
         self._chunks = []
-        self._checked = self.bytes_used = 0
+        self.bytes_used = 0
 
 
 def packed_addresses(address: Int64s, size: Int32s) -> Spans:

@@ -6,20 +6,24 @@ import numpy as np
 
 from streamsample.gather import packed
 from streamsample.labels import ledger as books
+from streamsample.labels.choice import choose
 from streamsample.labels.ledger import Ledger
-from streamsample.labels.matches import Matches, choose_and_free
-from streamsample.labels.results import FeedbackUsed, Settled, TargetColumns
+from streamsample.labels.matches import Matches
+from streamsample.labels.results import FINAL, FeedbackUsed, Settled, TargetColumns
 from streamsample.labels.rows import Rows
 from streamsample.labels.segments import packed_addresses
 from streamsample.labels.settings import JoinSettings
-from streamsample.labels.tables import OPEN_ROWS, ChosenOut, UsedOut
+from streamsample.labels.tables import OPEN_ROWS, ChosenOut, RuleTable, UsedOut
 from streamsample.records import Bools, Int64s
+
+_ALWAYS = 2**62
 
 
 def build_settled(
     settings: JoinSettings,
     rows: Rows,
     matches: Matches,
+    rules: RuleTable,
     ledger: Ledger,
     handles: Int64s,
     covered_from: Int64s | None,
@@ -27,16 +31,9 @@ def build_settled(
     """Label the rows that close, book them, free their matched feedback."""
     count, targets = len(handles), len(settings.targets)
     held = rows.columns(handles)
-    chosen = ChosenOut(np.empty(count * targets, np.bool_), *(np.empty(count * targets, np.int64) for _ in range(4)))
-    kept = min(count * targets, matches.held)
-    used = UsedOut(
-        np.empty(count + 1, np.int64),
-        np.empty(kept, np.int8),
-        np.empty(kept, np.int64),
-        np.empty(kept, np.int64),
-        np.empty(kept, np.int16),
-    )
-    total = choose_and_free(rows.table, matches.table, handles, chosen, used)
+    chosen = room_for_choice(count * targets)
+    used = room_for_use(count, matches.held)
+    total = choose(rows.table, matches.table, rules, handles, np.full(count, _ALWAYS), True, chosen, used)
     rows.table.counts[OPEN_ROWS] -= count
     columns = [_label(settings, ledger, number, held.ts, chosen, covered_from) for number in range(targets)]
     keep: Bools = np.logical_or.reduce([column.settled for column in columns])
@@ -46,9 +43,8 @@ def build_settled(
         held = held.where(keep)
         first = np.append(first[:-1][keep], total)
         payload_size = np.where(keep, payload_size, -1).astype(np.int32)
+    rows.check_payload(held.ts, stays=False)
     payload = packed_addresses(payload_place, payload_size)
-    target = used.target[:total]
-    sources = np.array([rule.feedback for rule in settings.targets], np.int8)
     return Settled(
         ts=held.ts,
         offset=held.offset,
@@ -58,8 +54,35 @@ def build_settled(
         schema=held.schema,
         split=held.split,
         settled_at=held.ts + settings.reach_ms,
+        timestamp=held.ts + settings.reach_ms,
+        state=np.full(len(held.ts), FINAL, np.int8),
+        revision=np.zeros(len(held.ts), np.int32),
         targets=tuple(columns),
-        used=FeedbackUsed(first, target, sources[target], used.ts[:total], used.offset[:total], used.within[:total]),
+        used=FeedbackUsed(
+            first,
+            used.target[:total],
+            used.source[:total],
+            used.ts[:total],
+            used.offset[:total],
+            used.within[:total],
+        ),
+    )
+
+
+def room_for_choice(count: int) -> ChosenOut:
+    """For `count` labels."""
+    return ChosenOut(np.empty(count, np.int8), *(np.empty(count, np.int64) for _ in range(3)))
+
+
+def room_for_use(rows: int, most: int) -> UsedOut:
+    """For `rows` rows that use at most `most` feedback."""
+    return UsedOut(
+        np.empty(rows + 1, np.int64),
+        np.empty(most, np.int8),
+        np.empty(most, np.int8),
+        np.empty(most, np.int64),
+        np.empty(most, np.int64),
+        np.empty(most, np.int16),
     )
 
 
@@ -69,8 +92,9 @@ def _label(
     """One target's labels of all closing rows."""
     target, count = settings.targets[number], len(ts)
     mine = slice(number * count, (number + 1) * count)
-    explicit, bits = chosen.has[mine], chosen.bits[mine]
-    since = -(2**62) if covered_from is None else int(covered_from[target.feedback]) + settings.skew_ms
+    use, bits = chosen.use[mine], chosen.bits[mine]
+    explicit: Bools = use >= 0
+    since = covered_since(settings, number, covered_from)
     covered: Bools = np.ones(count, np.bool_) if not count or ts.min() >= since else explicit | (ts >= since)
     given, labelled = int(np.count_nonzero(explicit)), int(np.count_nonzero(covered))
     settled = explicit if target.if_silent == "drop" else covered
@@ -82,9 +106,18 @@ def _label(
     book[books.EXPLICIT] += given
     book[books.ROW_SILENT if target.if_silent == "drop" else books.IMPLICIT] += labelled - given
     book[books.ROW_UNCOVERED] += count - labelled
-    return TargetColumns(
-        bits, valid, settled, explicit, chosen.event_time[mine], chosen.delay[mine], chosen.place[mine]
-    )
+    ledger.labels += np.bincount(use[explicit], minlength=len(ledger.labels))
+    kinds = np.array([*(use.feedback for use in settings.uses), -1], np.int16)
+    return TargetColumns(bits, valid, settled, explicit, chosen.event_time[mine], chosen.delay[mine], kinds[use])
+
+
+def covered_since(settings: JoinSettings, number: int, covered_from: Int64s | None) -> int:
+    """From which time of the prediction on silence labels a target: all its feedback was readable (A19)."""
+    if covered_from is None:
+        return -(2**62)
+    feedback = {rule.feedback for rule in settings.targets[number].rules}
+    mine = [int(covered_from[n]) for n, (_, of) in enumerate(settings.source_list) if of in feedback]
+    return max(mine) + settings.skew_ms
 
 
 def _kept(column: TargetColumns, keep: Bools) -> TargetColumns:

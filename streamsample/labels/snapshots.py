@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from streamsample.errors import StateError
 from streamsample.gather import packed
-from streamsample.labels.delta import Delta, MatchColumns, RowColumns, WaitingColumns
+from streamsample.labels.delta import Delta, MatchColumns, RowColumns, WaitingColumns, WrittenColumns
 from streamsample.labels.ledger import FEEDBACK_IN, OPEN, ROWS_IN, WAITING, Ledger
 from streamsample.labels.matches import Matches
 from streamsample.labels.rows import Rows
 from streamsample.labels.segments import packed_addresses
 from streamsample.labels.settings import JoinSettings
-from streamsample.labels.tables import LOGGED, FeedbackBatch, Times
+from streamsample.labels.tables import LOGGED, WRITTEN, FeedbackBatch, Times
 from streamsample.labels.waiting import Waiting
 from streamsample.labels.watermark import MIN
 from streamsample.records import Bools, Int64s, Spans
@@ -37,30 +37,40 @@ def take(
     rows: Rows,
     matches: Matches,
     waiting: Waiting,
+    written: NDArray[Any],
     rewrites: list[tuple[int, int]],
 ) -> Delta:
-    """The delta since the last one. `rewrites`: ranges of offsets (inclusive) whose rows go into it again."""
+    """The delta since the last one. written: WRITTEN records, the newest last. rewrites: ranges of offsets (inclusive)
+    whose rows go into it again.
+    """
     handles, again = _chosen_rows(rows, times, rewrites)
+    rows.check_payload(rows.table.rows["ts"][again], stays=True)
     row_columns = _row_columns(rows, handles, times)
     log = matches.take_log()
     if len(again):
         log = np.concatenate([matches.of_rows(rows.table.rows, again), log])
-    log = log[log["row_ts"] >= times.settled_before]
+    log = log[log["row_ts"] >= times.released_before]
+    written = written[written["row_ts"] >= times.released_before]
+    written = written[_last_of_equal((written["row_index"], written["row_offset"]))]
     fresh = waiting.take_fresh()
-    batch = waiting.batch_of(waiting.all() if rewrites else fresh)
+    waits = waiting.all() if rewrites else fresh
+    batch, originals = waiting.batch_of(waits), waiting.originals_of(waits)
     needed = [MIN]
     hold = settings.reach_ms + settings.hold_ms
-    needed += [int(ts.max()) + hold for ts in (row_columns.ts, log["row_ts"]) if len(ts)]
+    needed += [int(ts.max()) + hold for ts in (row_columns.ts, log["row_ts"], written["row_ts"]) if len(ts)]
     needed += [int(batch.ts.max()) + settings.wait_ms] if len(batch.ts) else []
     return Delta(
         watermark,
         times.settled_before,
+        times.released_before,
         max(needed),
-        tuple((target.name, target.feedback) for target in settings.targets),
-        settings.feedback,
+        tuple(target.name for target in settings.targets),
+        tuple((use.key, use.target, use.feedback) for use in settings.uses),
+        settings.source_list,
         ledger.copy(),
         row_columns,
-        _match_columns(log),
+        _columns(MatchColumns, log),
+        _columns(WrittenColumns, written),
         WaitingColumns(
             batch.source.astype(np.int8),
             batch.ts,
@@ -70,6 +80,7 @@ def take(
             (batch.hash >> np.uint64(32)).astype(np.uint32),
             batch.mask,
             packed(batch.ids, batch.id_start, batch.id_size),
+            packed(originals.buffer, originals.start, originals.size),
             batch.bits,
         ),
     )
@@ -90,8 +101,6 @@ def _chosen_rows(rows: Rows, times: Times, rewrites: list[tuple[int, int]]) -> t
             for low, high in rewrites:
                 wanted |= (offset >= low) & (offset <= high)
             again.append(handles[: bucket.saved][wanted])
-            if wanted.any():
-                bucket.segment.check()
             handles = np.concatenate([again[-1], handles[bucket.saved :]])
         bucket.saved = int(rows.table.buckets["rows"][bucket.slot])
         chosen.append(handles)
@@ -106,7 +115,7 @@ def _row_columns(rows: Rows, handles: Int64s, times: Times) -> RowColumns:
     alive = held.ts >= times.dead_before
     if not alive.all():
         held = held.where(alive)
-    size = np.where(held.ts >= times.settled_before, held.payload_size, -1).astype(np.int32)
+    size = np.where(held.ts >= times.released_before, held.payload_size, -1).astype(np.int32)
     return RowColumns(
         offset=held.offset,
         index=held.within,
@@ -114,21 +123,20 @@ def _row_columns(rows: Rows, handles: Int64s, times: Times) -> RowColumns:
         hash=held.hash,
         schema=held.schema,
         split=held.split,
+        revision=held.revision,
         ids=packed(rows.table.ids, held.id_place, held.id_size),
         payload=packed_addresses(held.payload, size),
     )
 
 
-def _match_columns(log: NDArray[Any]) -> MatchColumns:
-    names = ("row_offset", "row_index", "ts", "offset", "index", "feedback_id", "bits")
-    columns = {name: np.ascontiguousarray(log[name]) for name in names}
-    return MatchColumns(rule=log["rule"].astype(np.int8), **columns)
+def _columns(kind: Any, log: NDArray[Any]) -> Any:
+    return kind(**{name: np.ascontiguousarray(log[name]) for name in kind.__slots__})
 
 
 def merged_rows(deltas: Sequence[Delta], dead_before: int) -> RowColumns:
     """All rows of the deltas that are not dead yet, the newest copy of each, ascending by (offset, index)."""
     parts = [delta.rows for delta in deltas]
-    names = ("offset", "index", "ts", "hash", "schema", "split")
+    names = ("offset", "index", "ts", "hash", "schema", "split", "revision")
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     ids, payload = (Spans.concat([getattr(part, name) for part in parts]) for name in ("ids", "payload"))
     place = place_of(columns["offset"], columns["index"])
@@ -139,28 +147,36 @@ def merged_rows(deltas: Sequence[Delta], dead_before: int) -> RowColumns:
 
 
 def merged_matches(deltas: Sequence[Delta], settings: JoinSettings) -> NDArray[Any]:
-    """All matched feedback of the deltas as LOGGED records, once each, with the rules numbered as `settings` does."""
+    """All matched feedback of the deltas as LOGGED records, numbered as `settings` does, the newest copy of each id."""
     parts = []
     for delta in deltas:
-        rules = np.array([_target_of(settings, delta, number) for number in range(len(delta.targets))], np.int64)
-        log = np.empty(len(delta.matches.ts), LOGGED)
-        for name in ("row_offset", "row_index", "ts", "offset", "index", "feedback_id", "bits"):
+        uses, sources = _uses_now(settings, delta), _sources_now(settings, delta)
+        log = np.zeros(len(delta.matches.ts), LOGGED)
+        for name in MatchColumns.__slots__:
             log[name] = getattr(delta.matches, name)
-        log["row_ts"] = 0
-        log["rule"] = rules[delta.matches.rule]
-        parts.append(log[log["rule"] >= 0])
+        log["use"] = uses[delta.matches.use]
+        log["source"] = sources[delta.matches.source]
+        parts.append(log[(log["use"] >= 0) & (log["source"] >= 0)])
     log = np.concatenate(parts)
-    keys = (log["index"], log["offset"], log["rule"], log["row_index"], log["row_offset"])
-    order = np.lexsort(keys)
-    new = np.ones(len(log), np.bool_)
-    new[1:] = np.logical_or.reduce([key[order][1:] != key[order][:-1] for key in keys])
-    return log[np.sort(order[new])]
+    keys = (log["feedback_id"], log["use"], log["row_index"], log["row_offset"])
+    return log[_last_of_equal(keys)]
 
 
-def rows_of(log: NDArray[Any], rows: Rows, settled_before: int) -> Int64s:
-    """The restored row of each match; -1 where it is settled or gone."""
+def restore_revisions(deltas: Sequence[Delta], rows: Rows, released_before: int) -> None:
+    """Let restored rows know how many records they have given."""
+    for delta in deltas:
+        log = np.zeros(len(delta.written.row_offset), WRITTEN)
+        for name in WrittenColumns.__slots__:
+            log[name] = getattr(delta.written, name)
+        handles = rows_of(log, rows, released_before)
+        found = handles >= 0
+        np.maximum.at(rows.table.rows["revision"], handles[found], log["revision"][found])
+
+
+def rows_of(log: NDArray[Any], rows: Rows, released_before: int) -> Int64s:
+    """The restored row of each LOGGED or WRITTEN record; -1 where it gives no record any more, or is gone."""
     handles = np.concatenate([np.empty(0, np.int64), *(rows.handles(bucket) for bucket in rows.buckets.values())])
-    handles = handles[rows.table.rows["ts"][handles] >= settled_before]
+    handles = handles[rows.table.rows["ts"][handles] >= released_before]
     place = place_of(rows.table.rows["offset"][handles], rows.table.rows["index"][handles])
     order = np.argsort(place, kind="stable")
     if not len(order):
@@ -171,8 +187,8 @@ def rows_of(log: NDArray[Any], rows: Rows, settled_before: int) -> Int64s:
     return np.where(place[found] == wanted, handles[found], -1)
 
 
-def merged_waiting(deltas: Sequence[Delta], settings: JoinSettings, width: int) -> FeedbackBatch:
-    """All waiting feedback of the deltas, once each, in the order of arrival.
+def merged_waiting(deltas: Sequence[Delta], settings: JoinSettings, width: int) -> tuple[FeedbackBatch, Spans]:
+    """All waiting feedback of the deltas, once each, in the order of arrival, and its bytes.
 
     Sources and targets are numbered as `settings` does.
     """
@@ -181,32 +197,37 @@ def merged_waiting(deltas: Sequence[Delta], settings: JoinSettings, width: int) 
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     bits = np.concatenate([part.bits for part in parts]).reshape(-1, width)
     ids = Spans.concat([Spans(part.ids, part.id_start, part.id_size) for part in parts])
-    keys = (columns["within"], columns["offset"], columns["source"])
-    order = np.lexsort(keys)
-    last = np.ones(len(order), np.bool_)
-    last[:-1] = np.logical_or.reduce([key[order][1:] != key[order][:-1] for key in keys])
-    pick = np.sort(order[last])
+    pick = _last_of_equal((columns["within"], columns["offset"], columns["source"]))
     ids = ids.take(pick)
     taken = {name: np.ascontiguousarray(column[pick]) for name, column in columns.items()}
-    return FeedbackBatch(**taken, ids=ids.buffer, id_start=ids.start, id_size=ids.size, bits=bits[pick].reshape(-1))
+    originals = Spans.concat([delta.waiting.originals for delta in deltas]).take(pick)
+    flat = bits[pick].reshape(-1)
+    return FeedbackBatch(**taken, ids=ids.buffer, id_start=ids.start, id_size=ids.size, bits=flat), originals
 
 
-def restore_ledger(ledger: Ledger, last: Delta, open_rows: int, waiting: Int64s) -> None:
-    """Take up the last delta's counts by target name; a target that is new finds the open rows as its rows in."""
+def restore_ledger(ledger: Ledger, last: Delta, settings: JoinSettings, open_rows: int, waiting: Int64s) -> None:
+    """Take up the last delta's counts by target and use; what is new finds the open rows and the waiting feedback as
+    what came in.
+    """
     ledger.predictions[:] = last.ledger.predictions
-    known = {name: number for number, (name, _) in enumerate(last.targets)}
     for number, name in enumerate(ledger.targets):
-        if name in known:
-            ledger.rows[number] = last.ledger.rows[known[name]]
-            ledger.feedback[number] = last.ledger.feedback[known[name]]
+        if name in last.targets:
+            ledger.rows[number] = last.ledger.rows[last.targets.index(name)]
         else:
             ledger.rows[number, [ROWS_IN, OPEN]] = open_rows
+    uses = [key for key, _, _ in last.uses]
+    for number, use in enumerate(settings.uses):
+        if use.key in uses:
+            ledger.feedback[number] = last.ledger.feedback[uses.index(use.key)]
+            ledger.labels[number] = last.ledger.labels[uses.index(use.key)]
+        else:
             ledger.feedback[number, [FEEDBACK_IN, WAITING]] = waiting[number]
-    for number, name in enumerate(ledger.targets):
-        if ledger.rows[number, OPEN] != open_rows or ledger.feedback[number, WAITING] != waiting[number]:
+    for number, use in enumerate(settings.uses):
+        expected = int(ledger.rows[use.target, OPEN]), int(ledger.feedback[number, WAITING])
+        if expected != (open_rows, waiting[number]):
             raise StateError(
-                f"target {name}: {open_rows} open rows and {int(waiting[number])} waiting feedback were restored, but "
-                f"the ledger says {int(ledger.rows[number, OPEN])} and {int(ledger.feedback[number, WAITING])}",
+                f"target {ledger.targets[use.target]}: {open_rows} open rows and {int(waiting[number])} waiting "
+                f"feedback were restored, but the ledger says {expected[0]} and {expected[1]}",
                 remedy="a part of the changelog is missing: restore from another copy, or start anew with `reset`",
             )
 
@@ -221,35 +242,44 @@ def _last_of_each(place: Int64s) -> Int64s:
     return order[last]
 
 
-def _target_of(settings: JoinSettings, delta: Delta, number: int) -> int:
-    """The number that a delta's target has now; -1 when it is gone, or reads another feedback."""
-    name, source = delta.targets[number]
-    for now, target in enumerate(settings.targets):
-        if target.name == name and settings.feedback[target.feedback] == delta.feedback[source]:
-            return now
-    return -1
+def _last_of_equal(keys: tuple[NDArray[Any], ...]) -> NDArray[np.intp]:
+    """The index of the last element of each distinct combination of keys, ascending."""
+    order = np.lexsort(keys)
+    last = np.ones(len(order), np.bool_)
+    if len(order):
+        last[:-1] = np.logical_or.reduce([key[order][1:] != key[order][:-1] for key in keys])
+    return np.sort(order[last])
+
+
+def _uses_now(settings: JoinSettings, delta: Delta) -> Int64s:
+    """The number that each of a delta's uses has now; -1 when it is gone."""
+    now = {use.key: number for number, use in enumerate(settings.uses)}
+    return np.array([now.get(key, -1) for key, _, _ in delta.uses], np.int64)
+
+
+def _sources_now(settings: JoinSettings, delta: Delta) -> Int64s:
+    """The number that each of a delta's sources has now; -1 when it is gone."""
+    now = {name: number for number, (name, _) in enumerate(settings.source_list)}
+    return np.array([now.get(name, -1) for name, _ in delta.sources], np.int64)
 
 
 def _renumbered(delta: Delta, settings: JoinSettings, width: int) -> FeedbackBatch:
     waiting = delta.waiting
     count = len(waiting.ts)
-    source = np.full(count, -1, np.int32)
+    source = _sources_now(settings, delta)[waiting.source].astype(np.int32)
     mask = np.zeros(count, np.uint32)
     bits = np.zeros((count, width), np.int64)
     old_bits = waiting.bits.reshape(count, -1) if count else bits
-    for old, name in enumerate(delta.feedback):
-        if name not in settings.feedback:
-            continue
-        now = settings.feedback.index(name)
-        mine = waiting.source == old
-        source[mine] = now
-        old_rules = [number for number, (_, feedback) in enumerate(delta.targets) if feedback == old]
-        for k, number in enumerate(old_rules):
-            target = _target_of(settings, delta, number)
-            if target >= 0:
-                to = settings.rules_of(now).index(target)
+    uses = _uses_now(settings, delta)
+    for number, (_, feedback) in enumerate(delta.sources):
+        mine = waiting.source == number
+        of_feedback = [int(uses[use]) for use, (_, _, of) in enumerate(delta.uses) if of == feedback]
+        for k, use in enumerate(of_feedback):
+            if use >= 0:
+                to = settings.uses_of(settings.uses[use].feedback).index(use)
                 mask[mine] |= ((waiting.mask[mine] >> np.uint32(k)) & np.uint32(1)) << np.uint32(to)
                 bits[mine, to] = old_bits[mine, k]
+    mask[source < 0] = 0
     return FeedbackBatch(
         source, waiting.offset, waiting.index, waiting.ts, waiting.feedback_id,
         waiting.hash.astype(np.uint64) << np.uint64(32),

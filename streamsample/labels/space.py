@@ -30,7 +30,7 @@ _FAILED: Final = ctypes.c_void_p(-1).value
 class Chunk:
     """A piece of memory that never moves. view: its bytes, to be written to until it is full."""
 
-    __slots__ = ("_memory", "address", "checksum", "file", "freed", "offset", "used", "view")
+    __slots__ = ("_checked", "_memory", "address", "checksum", "file", "freed", "offset", "used", "view")
 
     def __init__(self, size: int) -> None:
         self._memory = mmap.mmap(-1, _pages(size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -41,11 +41,13 @@ class Chunk:
         self.file: _File | None = None
         self.offset = 0
         self.checksum = 0
+        self._checked = False
 
     def check(self) -> None:
-        """Read it back, if it is in a file. Raises LocalStateError if the file does not hold what was written."""
-        if self.file is not None:
+        """Read it back once, if it is in a file. Raises LocalStateError if the file does not hold what was written."""
+        if self.file is not None and not self._checked:
             self.file.check(self.offset, len(self.view), self.checksum)
+            self._checked = True
 
     def let_go(self) -> None:
         """Free the memory that reading has taken, if it is in a file."""

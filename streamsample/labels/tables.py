@@ -40,7 +40,7 @@ ROW: Final = np.dtype(
         ("index", "<i2"),
         ("split", "i1"),
         ("spare", "i1"),
-        ("revision", "<i4"),  # 0 until corrections come
+        ("revision", "<i4"),  # how many records it has given, where it may give more
     ],
     align=True,
 )
@@ -50,10 +50,11 @@ ENTRY: Final = np.dtype(
         ("offset", "<i8"),
         ("feedback_id", "<u8"),
         ("bits", "<i8"),
-        ("next", "<i4"),  # the next older matched feedback of the row
+        ("at", "<i8"),  # when it takes effect: never before its prediction, never before what was decided already
+        ("next", "<i4"),  # the next older matched feedback of the row, or the next free entry
         ("index", "<i2"),
-        ("rule", "i1"),
-        ("spare", "i1"),
+        ("use", "i1"),
+        ("source", "i1"),
     ],
     align=True,
 )
@@ -65,9 +66,13 @@ LOGGED: Final = np.dtype(
         ("offset", "<i8"),
         ("feedback_id", "<u8"),
         ("bits", "<i8"),
+        ("at", "<i8"),
+        ("row", "<i4"),  # its handle, good until the row is forgotten
         ("row_index", "<i2"),
         ("index", "<i2"),
-        ("rule", "<i4"),
+        ("use", "i1"),
+        ("source", "i1"),
+        ("spare", "<i2"),
     ],
     align=True,
 )
@@ -102,7 +107,10 @@ BUCKET: Final = np.dtype(
     ],
     align=True,
 )
-assert [kind.itemsize for kind in (ROW, ENTRY, LOGGED, WAIT, BUCKET)] == [64, 40, 56, 64, 48]
+WRITTEN: Final = np.dtype(
+    [("row_offset", "<i8"), ("row_ts", "<i8"), ("revision", "<i4"), ("row_index", "<i2")], align=True
+)
+assert [kind.itemsize for kind in (ROW, ENTRY, LOGGED, WAIT, BUCKET)] == [64, 48, 72, 64, 48]
 
 # Elements of RowTable.counts.
 INDEXED: Final = 0
@@ -118,6 +126,7 @@ ENTRIES: Final = 0
 ENTRIES_FREE: Final = 1
 ENTRIES_USED: Final = 2
 LOG: Final = 3
+FREE_HEAD: Final = 4
 # Elements of WaitTable.counts.
 WAIT_INDEXED: Final = 0
 LIVE: Final = 1
@@ -143,20 +152,36 @@ class RowTable(NamedTuple):
 
 
 class MatchTable(NamedTuple):
-    """Matched feedback of open rows, the log of what is new in it, and the rules.
+    """Matched feedback of held rows, the log of what is new in it, and how far each use reaches. Freed entries are a
+    chain too, from counts[FREE_HEAD] on.
 
-    rules: int8[sources * width], the targets of each source, padded with -1. windows: int64[targets].
+    uses: int8[sources * width], the uses of each source, padded with -1. reach: int64[uses], the longest feedback loop
+    length; until: int64[uses], how long after its prediction feedback may take effect.
     """
 
     entries: NDArray[Any]
-    free: Int32s
     log: NDArray[Any]
     counts: Int64s
-    rules: NDArray[np.int8]
-    windows: Int64s
+    uses: NDArray[np.int8]
+    reach: Int64s
+    until: Int64s
     width: int
     per_row_max: int
     ledger: NDArray[np.int64]
+
+
+class RuleTable(NamedTuple):
+    """How targets are labelled. By use: take, undone_by (-1 for none), named, window, is_float; by target: the uses
+    [first, end) that are its rules, strongest first.
+    """
+
+    take: NDArray[np.int8]
+    undone_by: NDArray[np.int8]
+    named: Bools
+    window: Int64s
+    is_float: Bools
+    first: Int64s
+    end: Int64s
 
 
 class WaitTable(NamedTuple):
@@ -171,7 +196,8 @@ class WaitTable(NamedTuple):
 
 
 class Times(NamedTuple):
-    """The times that decide, in ms. Rows with ts < settled_before are settled, with ts < dead_before forgotten.
+    """The times that decide, in ms. Rows with ts < settled_before are settled, with ts < released_before they give no
+    record any more, with ts < dead_before they are forgotten. window: how long feedback may have an effect.
 
     overlap: two rows of one id closer than this are the same prediction. late: `f.ts - p.ts` up to which a feedback
     of a closed row is late.
@@ -182,6 +208,7 @@ class Times(NamedTuple):
     overlap: int
     late: int
     settled_before: int
+    released_before: int
     dead_before: int
     open_rows_max: int
 
@@ -202,7 +229,7 @@ class PredictionBatch(NamedTuple):
 
 
 class FeedbackBatch(NamedTuple):
-    """A batch of feedback. mask: bit k set where the k-th target may use it. bits: int64[n * width]."""
+    """A batch of feedback. mask: bit k set for the k-th use of its feedback. bits: int64[n * width]."""
 
     source: Int32s
     offset: Int64s
@@ -230,6 +257,7 @@ class RowOut(NamedTuple):
     within: NDArray[np.int16]
     split: NDArray[np.int8]
     hash: NDArray[np.uint32]
+    revision: Int32s
 
     def where(self, keep: Bools) -> RowOut:
         """The rows that are kept."""
@@ -237,20 +265,20 @@ class RowOut(NamedTuple):
 
 
 class ChosenOut(NamedTuple):
-    """The feedback chosen for n rows and t targets, target by target: [t * n] each; `place`: where in a UsedOut."""
+    """The feedback chosen for n rows and t targets, target by target: [t * n] each. use: -1 where there is none."""
 
-    has: Bools
+    use: NDArray[np.int8]
     event_time: Int64s
     delay: Int64s
     bits: Int64s
-    place: Int64s
 
 
 class UsedOut(NamedTuple):
-    """The chosen feedback row by row; `first`: int64[n + 1]."""
+    """The feedback behind the labels, row by row; `first`: int64[n + 1]."""
 
     first: Int64s
     target: NDArray[np.int8]
+    source: NDArray[np.int8]
     ts: Int64s
     offset: Int64s
     within: NDArray[np.int16]
@@ -273,15 +301,16 @@ ROW_TABLE: Final = _tuple(
 MATCH_TABLE: Final = _tuple(
     MatchTable,
     _records(ENTRY),
-    I32_OUT,
     _records(LOGGED),
     I64_OUT,
     I8_OUT,
+    I64_OUT,
     I64_OUT,
     _INT,
     _INT,
     types.Array(types.int64, 2, "C"),
 )
+RULE_TABLE: Final = _tuple(RuleTable, I8_OUT, I8_OUT, B1_OUT, I64_OUT, B1_OUT, I64_OUT, I64_OUT)
 WAIT_TABLE: Final = _tuple(WaitTable, _records(WAIT), U64_OUT, U8_OUT, I64_OUT, I32_OUT, I64_OUT)
 TIMES: Final = types.NamedUniTuple(_INT, len(Times._fields), Times)
 PREDICTION_BATCH: Final = (I64, I16, I64, U64, U8, I64, I32, I16, I8, I32)
@@ -289,10 +318,10 @@ PREDICTION_BATCH: Final = (I64, I16, I64, U64, U8, I64, I32, I16, I8, I32)
 FEEDBACK_BATCH: Final = (I32, I64, I16, I64, U64, U64, U8, I64, I32, _U32, I64)
 """The columns of a FeedbackBatch as a kernel's arguments."""
 ROW_OUT: Final = _tuple(
-    RowOut, I64_OUT, I64_OUT, I64_OUT, I64_OUT, I32_OUT, I32_OUT, I16_OUT, I16_OUT, I8_OUT, _U32_OUT
+    RowOut, I64_OUT, I64_OUT, I64_OUT, I64_OUT, I32_OUT, I32_OUT, I16_OUT, I16_OUT, I8_OUT, _U32_OUT, I32_OUT
 )
-CHOSEN_OUT: Final = _tuple(ChosenOut, B1_OUT, I64_OUT, I64_OUT, I64_OUT, I64_OUT)
-USED_OUT: Final = _tuple(UsedOut, I64_OUT, I8_OUT, I64_OUT, I64_OUT, I16_OUT)
+CHOSEN_OUT: Final = _tuple(ChosenOut, I8_OUT, I64_OUT, I64_OUT, I64_OUT)
+USED_OUT: Final = _tuple(UsedOut, I64_OUT, I8_OUT, I8_OUT, I64_OUT, I64_OUT, I16_OUT)
 
 
 def reserved(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:

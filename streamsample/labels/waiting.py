@@ -17,6 +17,7 @@ from streamsample.labels.index import (
     slot_value,
     with_room,
 )
+from streamsample.labels.originals import Originals
 from streamsample.labels.runs import SortedRuns
 from streamsample.labels.tables import (
     FEEDBACK_BATCH,
@@ -36,7 +37,7 @@ from streamsample.labels.tables import (
     WaitTable,
     grown,
 )
-from streamsample.records import Bools, Int32s, Int64s
+from streamsample.records import Bools, Int32s, Int64s, Spans
 
 _LOW = 0xFFFFFFFF
 
@@ -167,8 +168,9 @@ class Waiting:
 
     _MIN = 256
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, keeps_originals: bool = False) -> None:
         self._width = width
+        self._originals = Originals() if keeps_originals else None
         self._runs = SortedRuns()
         self._fresh: list[Int64s] = []
         self.table = self._empty()
@@ -186,13 +188,15 @@ class Waiting:
     def __len__(self) -> int:
         return int(self.table.counts[LIVE])
 
-    def add(self, batch: FeedbackBatch, picks: Int64s) -> None:
-        """Let the feedback at `picks` (ascending) wait."""
+    def add(self, batch: FeedbackBatch, picks: Int64s, originals: Spans | None = None) -> None:
+        """Let the feedback at `picks` (ascending) wait. originals: of each its bytes, where they are kept."""
         self._reserve(len(picks), int(batch.id_size[picks].sum()))
         handles = np.empty(len(picks), np.int64)
         add_waiting(self.table, *batch, picks, self._width, handles)
         tickets = (handles << 32) | (self.table.items["sequence"][handles] & _LOW)
         self._fresh.append(tickets)
+        if self._originals is not None and originals is not None:
+            self._originals.put(handles, originals, self._live)
         self._runs.add(batch.ts[picks], tickets)
 
     def take_expired(self, before: int) -> Int64s:
@@ -204,13 +208,13 @@ class Waiting:
         drop_waiting(self.table, handles)
         self._tidy()
 
-    def take_for(self, rows: RowTable, handles: Int32s, skew: int, window: int) -> tuple[FeedbackBatch, Int64s]:
-        """Take out what waits for new rows: the feedback, and the row of each."""
+    def take_for(self, rows: RowTable, handles: Int32s, skew: int, window: int) -> tuple[FeedbackBatch, Int64s, Spans]:
+        """Take out what waits for new rows: the feedback, the row of each, and its bytes."""
         found_rows, found = np.empty(len(self), np.int64), np.empty(len(self), np.int64)
         count = take_fitting(rows, self.table, skew, window, handles, found_rows, found)
-        batch = self.batch_of(found[:count])
+        batch, originals = self.batch_of(found[:count]), self.originals_of(found[:count])
         self._tidy()
-        return batch, found_rows[:count]
+        return batch, found_rows[:count], originals
 
     def batch_of(self, handles: Int64s) -> FeedbackBatch:
         """These waiting feedback as a batch; their ids are spans over the table's own bytes."""
@@ -229,6 +233,10 @@ class Waiting:
             bits=bits,
         )
 
+    def originals_of(self, handles: Int64s) -> Spans:
+        """Their bytes as they were read; nulls where they are not kept."""
+        return Spans.nulls(len(handles)) if self._originals is None else self._originals.of(handles)
+
     def take_fresh(self) -> Int64s:
         """The handles of what began to wait since the last call and still waits."""
         fresh = np.concatenate([np.empty(0, np.int64), *self._fresh])
@@ -237,30 +245,34 @@ class Waiting:
 
     def all(self) -> Int64s:
         """All handles, in the order of arrival."""
-        sequence = self.table.items["sequence"][: self.table.counts[ITEMS_USED]]
-        handles = np.flatnonzero(sequence >= 0)
-        order = np.argsort(sequence[handles], kind="stable")
+        handles = self._live()
+        order = np.argsort(self.table.items["sequence"][handles], kind="stable")
         return np.asarray(handles[order], np.int64)
 
     def first(self) -> int | None:
         """A lower bound of the event times that wait."""
         return self._runs.first() if len(self) else None
 
-    def counts_by_rule(self, rules: NDArray[np.int8], targets: int) -> Int64s:
-        """How many wait per target, counted from the items themselves."""
+    def counts_by_use(self, uses: NDArray[np.int8], total: int) -> Int64s:
+        """How many wait per use, counted from the items themselves."""
         handles = self.all()
         source, mask = self.table.items["source"][handles], self.table.items["mask"][handles]
-        found = np.zeros(targets, np.int64)
+        found = np.zeros(total, np.int64)
         for k in range(self._width):
             used = (mask >> np.uint32(k)) & np.uint32(1) == 1
-            found += np.bincount(rules[source[used] * self._width + k], minlength=targets)
+            found += np.bincount(uses[source[used] * self._width + k], minlength=total)
         return found
 
     def bytes_used(self) -> int:
         """Bytes of memory in use."""
         counts, table = self.table.counts, self.table
         per_item = WAIT.itemsize + 8 * self._width + 4
-        return int(counts[ITEMS_USED] * per_item + counts[IDS_USED] + table.slots.nbytes + 16 * len(self._runs))
+        used = int(counts[ITEMS_USED] * per_item + counts[IDS_USED] + table.slots.nbytes + 16 * len(self._runs))
+        return used + (0 if self._originals is None else self._originals.bytes_used())
+
+    def _live(self) -> Int64s:
+        sequence = self.table.items["sequence"][: self.table.counts[ITEMS_USED]]
+        return np.flatnonzero(sequence >= 0)
 
     def _valid(self, tickets: Int64s) -> Int64s:
         handles: Int64s = tickets >> 32
@@ -301,6 +313,8 @@ class Waiting:
                 self.table.counts[SEQUENCE] = sequence
                 self._fresh = []
             self._runs = SortedRuns()
+            if self._originals is not None:
+                self._originals.clear()
         elif len(self._runs) > 4 * len(self) + self._MIN:
             handles = self.all()
             self._runs = SortedRuns()

@@ -10,15 +10,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streamsample.config import Feedback, Input, Job, Rule, Sample, Target, Time
-from streamsample.config.columns import Each
-from streamsample.formats.projection import Field, Kind, ListColumn, Projection, Projector
+from streamsample.config import Feedback, Input, Job, Sample, Target, Time, UndoneBy
+from streamsample.config.columns import Columns, Each, described
+from streamsample.formats.projection import Field, ListColumn, Projection, Projector
 from streamsample.formats.training import SamplingSpec, TargetSpec, TrainingColumns, TrainingSpec
-from streamsample.labels import JoinSettings, Limits, TargetRule, bits_of
-from streamsample.records import Bools, Float64s, Int64s, Spans
+from streamsample.labels import JoinSettings, Limits, Rule, TargetRules, Undo, Use, bits_of
+from streamsample.labels.settings import IfSilent
+from streamsample.records import Float64s, Int64s, Spans
 from streamsample.runtime.computed import SourceColumns
 from streamsample.runtime.source import Source
 from streamsample.runtime.times import TimeField
+from streamsample.runtime.values import ValueColumn
 from streamsample.sampling import RateDesign, SimpleRate, Split, StratifiedRate
 from streamsample.sampling.multilabel import pairs_of, strongest
 from streamsample.sampling.ranks import Law
@@ -35,38 +37,9 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ValueColumn:
-    """Where a target's label is in its feedback: a constant's bits, or a field. kind: "integer" or "number"."""
-
-    constant: int
-    field: Field | None
-
-    @property
-    def path(self) -> str:
-        """The field's path; empty for a constant."""
-        return "" if self.field is None else self.field.path
-
-    def read(self, projection: Projection, rows: Int64s) -> tuple[Int64s, Bools | None]:
-        """The 8-byte bits of m labels, int64[m], and whether there is one, bool[m] (None: always)."""
-        if self.field is None:
-            return np.full(len(rows), self.constant, np.int64), None
-        path = self.field.path
-        column = projection.integer(path) if self.field.kind == "integer" else projection.number(path)
-        values = column.values[rows]
-        bits = values if values.dtype == np.int64 else values.view(np.int64)
-        return np.asarray(bits, np.int64), column.valid[rows]
-
-    def unusable(self, projection: Projection, rows: Int64s) -> Bools | None:
-        """Where the label is not a number or infinite, bool[m]; None if it cannot be."""
-        if self.field is None or self.field.kind != "number":
-            return None
-        return ~np.isfinite(projection.number(self.field.path).values[rows])
-
-
-@dataclass(frozen=True, slots=True)
 class FeedbackPlan:
-    """One feedback: its source, where its own id is (None: its place in Kafka), and the labels of the targets it
-    serves.
+    """One topic of a feedback: its source, where its own id is (None: its place in Kafka), and what it says for each
+    of the join's uses of that feedback.
     """
 
     name: str
@@ -231,20 +204,22 @@ class Plan:
 
 def plan_of(job: Job) -> Plan:
     """Build the plan of a job. Raises ConfigurationError where the job file does not fit the schemas."""
-    feedback_names, columns = tuple(job.feedback), SourceColumns(job.input)
+    columns = SourceColumns(job.input)
     designs = []
     for name, sample in job.samples_by_name.items():
         key = "sample" if name is None else f"samples.{name}"
         designs.append((name, key, sample, _draw(job, sample, columns, key), _windows(job, sample, columns, key)))
     split = _split(job, columns)
-    input_source = _source(job, "input", job.input, columns.text(job.input.id, "input.id"), columns)
-    feedback = tuple(_feedback(job, name, item) for name, item in job.feedback.items())
+    id_path = columns.text(job.input.id, "input.id")
+    input_source = _source(job, "input", job.input, job.input.topic, id_path, columns)
+    join = _join(job) if job.targets else None
+    feedback = () if join is None else tuple(_feedback(job, join, topic, number) for topic, number in _topics(job))
     plain = TrainingSpec(
         job=job.name,
         version=job.version,
         prediction_topic=job.input.topic,
-        targets=tuple(TargetSpec(name, target.type) for name, target in job.targets.items()),
-        feedback=feedback_names,
+        targets=tuple(TargetSpec(name, target.type, target.codes) for name, target in job.targets.items()),
+        feedback=tuple(job.feedback),
         feedback_topics=tuple(item.source.topic for item in feedback),
         splits=split.split.names if split else (),
     )
@@ -258,7 +233,7 @@ def plan_of(job: Job) -> Plan:
         job=job,
         input=input_source,
         feedback=feedback,
-        join=_join(job, feedback_names) if job.targets else None,
+        join=join,
         samples=tuple(samples),
         split=split,
     )
@@ -333,11 +308,13 @@ def _split(job: Job, columns: SourceColumns) -> SplitPlan | None:
     return None if split is None else SplitPlan(Split(split.shares, split.seed), columns.text(split.by, "split.by"))
 
 
-def _source(job: Job, role: str, item: Input | Feedback, id_path: str | None, columns: SourceColumns) -> Source:
+def _source(
+    job: Job, role: str, item: Input | Feedback, topic: str, id_path: str | None, columns: SourceColumns
+) -> Source:
     time = None if item.time is None else _time(item.time, columns, f"{role}.time")
     where = None if item.where is None else columns.condition(item.where, f"{role}.where")
     return Source(
-        topic=item.topic,
+        topic=topic,
         role=role,
         projector=_projector(job, item, columns.fields),
         id_path=id_path,
@@ -369,47 +346,78 @@ def _projector(job: Job, item: Input | Feedback, fields: list[Field]) -> Project
     return AvroProjector(schemas, fields, framing="confluent" if item.confluent else "none", keep=keep, drop=drop)
 
 
-def _feedback(job: Job, name: str, item: Feedback) -> FeedbackPlan:
-    columns, role = SourceColumns(item), f"feedback.{name}"
+def _topics(job: Job) -> list[tuple[str, int]]:
+    """Each topic of each feedback, with the feedback's number: the sources of the join."""
+    return [(topic, number) for number, item in enumerate(job.feedback.values()) for topic in item.topics]
+
+
+def _feedback(job: Job, join: JoinSettings, topic: str, number: int) -> FeedbackPlan:
+    name = join.feedback[number]
+    item, role = job.feedback[name], f"feedback.{name}"
+    columns = SourceColumns(item)
     refers_to, own_id = columns.text(item.refers_to, f"{role}.refers_to"), columns.text(item.id, f"{role}.id")
-    values = tuple(
-        _value(target, target.rules[0], columns, f"targets.{name_}.rules[0]")
-        for name_, target in job.targets.items()
-        if target.rules[0].feedback == name
-    )
-    return FeedbackPlan(name, _source(job, role, item, refers_to, columns), own_id, values)
+    values = tuple(_value(job, join.uses[use], columns) for use in join.uses_of(number))
+    return FeedbackPlan(name, _source(job, role, item, topic, refers_to, columns), own_id, values)
 
 
-def _value(target: Target, rule: Rule, columns: SourceColumns, key: str) -> ValueColumn:
-    if rule.column is not None:
-        kind: Kind = "integer" if target.type == "int" else "number"
-        return ValueColumn(0, columns.column(rule.column, kind, key))
-    assert rule.label is not None
-    return ValueColumn(bits_of(_typed(target, rule.label)), None)
+def _value(job: Job, use: Use, columns: SourceColumns) -> ValueColumn:
+    """Where a use of a feedback finds what it says."""
+    name, target = list(job.targets.items())[use.target]
+    rule, key = target.rules[use.rule], f"targets.{name}.rules[{use.rule}]"
+    if use.undoes >= 0:
+        assert rule.undone_by is not None
+        path = columns.text(rule.undone_by.refers_to, f"{key}.undone_by.refers_to")
+        return ValueColumn(0, None if path is None else Field(path, "text"))
+    if rule.column is None:
+        return ValueColumn(_bits(target, target.constants[use.rule]), None)
+    if target.codes:
+        field = columns.column(rule.column, "text", key, "boolean" if target.type == "boolean" else "string")
+        return ValueColumn(0, field, target.codes)
+    return ValueColumn(0, columns.column(rule.column, "integer" if target.type == "int" else "number", key))
 
 
-def _typed(target: Target, value: float) -> float | int:
-    return int(value) if target.type == "int" else float(value)
+def _bits(target: Target, value: float | int | bool | str | None) -> int:
+    """A constant as the join keeps it."""
+    if value is None:
+        return 0
+    return target.classes.index(value) if isinstance(value, str) else bits_of(value)
 
 
-def _join(job: Job, feedback: tuple[str, ...]) -> JoinSettings:
+def _join(job: Job) -> JoinSettings:
+    feedback = tuple(job.feedback)
     return JoinSettings(
         feedback=feedback,
-        targets=tuple(_rule(name, target, feedback) for name, target in job.targets.items()),
+        targets=tuple(_target(name, target, feedback) for name, target in job.targets.items()),
         grace_ms=job.grace_ms,
         skew_ms=job.skew_ms,
         late_horizon_ms=job.late_horizon_ms,
+        corrections_ms=job.corrections_ms,
+        emit_each=job.emit == "each",
+        keeps_lost=job.late_topic is not None or job.orphans_topic is not None,
         limits=Limits(open_rows=job.limits.open_rows_max, waiting=job.limits.waiting_max),
+        sources=tuple((f"{feedback[number]}/{topic}", number) for topic, number in _topics(job)),
     )
 
 
-def _rule(name: str, target: Target, feedback: tuple[str, ...]) -> TargetRule:
-    number = feedback.index(target.rules[0].feedback)
-    if target.drops_silent:
-        return TargetRule(name, target.window_ms, number, "drop")
-    if target.implicit_label is None:
-        return TargetRule(name, target.window_ms, number, "null")
-    return TargetRule(name, target.window_ms, number, "value", bits_of(target.implicit_label))
+def _target(name: str, target: Target, feedback: tuple[str, ...]) -> TargetRules:
+    rules = tuple(
+        Rule(feedback.index(rule.feedback), window, rule.take, _undo(rule.undone_by, feedback), _key(rule.column))
+        for rule, window in zip(target.rules, target.windows_ms, strict=True)
+    )
+    silent: IfSilent = "drop" if target.drops_silent else "null" if target.implicit_label is None else "value"
+    silent_bits = _bits(target, target.implicit_label)
+    return TargetRules(name, rules, silent, silent_bits, target.type == "double", target.early)
+
+
+def _undo(undo: UndoneBy | None, feedback: tuple[str, ...]) -> Undo | None:
+    if undo is None:
+        return None
+    return Undo(feedback.index(undo.feedback), undo.refers_to is not None, _key(undo.refers_to))
+
+
+def _key(columns: Columns | None) -> str:
+    """What is read, as a restored state finds it again."""
+    return "" if columns is None else str(described(columns))
 
 
 def _encoder(job: Job, source: Source, spec: TrainingSpec) -> Encoder:

@@ -14,8 +14,9 @@ from streamsample.records import TopicPartition
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What the job found. partitions: of every source topic; the sizes are the topics' max.message.bytes.
-    exchange_bytes_max: of the internal topic of windows, 0 without one.
+    """What the job found. partitions: of every source topic; the sizes are the topics' max.message.bytes;
+    that of dead letters is also of what is set aside. exchange_bytes_max: of the internal topic of windows, 0 without
+    one.
     """
 
     partitions: int
@@ -55,12 +56,17 @@ def prepare(job: Job, admin: TopicAdmin, now_ms: int) -> Cluster:
     dead = admin.find(job.dead_letters_topic) or admin.ensure(
         TopicSpec(job.dead_letters_topic, partitions, {}, job.dead_letters.replication or -1)
     )
+    aside = [
+        admin.find(topic) or admin.ensure(TopicSpec(topic, partitions, {}))
+        for topic in (job.late_topic, job.orphans_topic)
+        if topic is not None and topic != dead.name
+    ]
     output = admin.find(job.output.topic) or admin.ensure(TopicSpec(job.output.topic, partitions, {}))
     return Cluster(
         partitions=partitions,
         output_bytes_max=output.max_message_bytes,
         changelog_bytes_max=changelog.max_message_bytes,
-        dead_letter_bytes_max=min(dead.max_message_bytes, job.dead_letters.max_bytes),
+        dead_letter_bytes_max=min(job.dead_letters.max_bytes, *(each.max_message_bytes for each in (dead, *aside))),
         exchange_bytes_max=0 if exchange is None else exchange.max_message_bytes,
         warnings=warnings,
     )
@@ -68,7 +74,7 @@ def prepare(job: Job, admin: TopicAdmin, now_ms: int) -> Cluster:
 
 def _roles(job: Job) -> dict[str, str]:
     roles = {job.input.topic: "input"}
-    return roles | {item.topic: f"feedback.{name}" for name, item in job.feedback.items()}
+    return roles | {topic: f"feedback.{name}" for name, item in job.feedback.items() for topic in item.topics}
 
 
 def _check_partitions(job: Job, found: Mapping[str, TopicDescription]) -> None:

@@ -207,16 +207,18 @@ def totals_of(task: Task) -> Totals:
     if task.join is None or task.plan.join is None:
         return totals
     ledger = task.join.ledger
-    for number, rule in enumerate(task.plan.join.targets):
-        kind = task.plan.feedback[rule.feedback].name
+    names, join = ledger.targets, task.plan.join
+    for number, name in enumerate(names):
         rows = dict(zip(ROW_COLUMNS, ledger.rows[number].tolist(), strict=True))
-        totals["label", rule.name, kind, "explicit"] = rows["explicit"]
-        totals["label", rule.name, "none", "implicit"] = rows["implicit"]
+        totals["label", name, "none", "implicit"] = rows["implicit"]
         for reason in ("silent", "uncovered", "limit"):
-            totals["row", rule.name, reason] = rows[reason]
+            totals["row", name, reason] = rows[reason]
+    for number, use in enumerate(join.uses):
+        target, kind = names[use.target], join.feedback[use.feedback]
+        totals["label", target, kind, "explicit"] += int(ledger.labels[number])
         for outcome, count in zip(FEEDBACK_COLUMNS, ledger.feedback[number].tolist(), strict=True):
             if outcome not in ("feedback_in", "waiting"):
-                totals["feedback", rule.name, kind, outcome] = count
+                totals["feedback", target, kind, outcome] += count
     for outcome, count in zip(PREDICTION_COLUMNS, ledger.predictions.tolist(), strict=True):
         if outcome != "predictions_in":
             totals["prediction", outcome] = count

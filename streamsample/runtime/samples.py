@@ -17,7 +17,7 @@ from streamsample.runtime.exchange import Mail, Message
 from streamsample.runtime.plan import Plan, SamplePlan, Units, WindowDraw
 from streamsample.runtime.source import Events
 from streamsample.runtime.state import SchemaName
-from streamsample.runtime.training import ENVELOPE_BYTES_MAX, TARGET_BYTES_MAX, Encoded, Sampled, TrainingRecords
+from streamsample.runtime.training import Encoded, Sampled, TrainingRecords, record_bytes_max
 from streamsample.runtime.windowing import offered, unusable_numbers
 from streamsample.sampling.design import Selection, unit_hash
 from streamsample.sampling.window_columns import Details, Drawn
@@ -224,7 +224,7 @@ class Samples:
         """Training records are larger than their predictions; what could not be written is refused while its bytes are
         here. The others, int64[k].
         """
-        room = self._settings.output_bytes_max - ENVELOPE_BYTES_MAX - TARGET_BYTES_MAX * len(self._plan.spec.targets)
+        room = self._settings.output_bytes_max - record_bytes_max(self._plan)
         sizes = [(1, events.batch.values.size[events.rows]), (2, events.ids.size)]
         sizes += [] if stratum is None else [(_ESCAPED, stratum.size)]
         if sum(times * int(size.max(initial=0)) for times, size in sizes) <= room:

@@ -23,6 +23,7 @@ from streamsample.runtime.preflight import Cluster
 from streamsample.runtime.report import Totals, Uncommitted, totals_of
 from streamsample.runtime.state import Logged
 from streamsample.runtime.task import Task
+from streamsample.runtime.training import Encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,10 @@ class Sink:
                 self._plan.job.dead_letters_topic, letters.timestamps, letters.keys, letters.values, letters.headers
             )
             self._uncommitted.refused(group)
+        for aside, group in output.aside:
+            letters = letters_of(group, self._clock.now_ms(), self._cluster.dead_letter_bytes_max)
+            self.begin().send_partitioned(aside, letters.timestamps, letters.keys, letters.values, letters.headers)
+            self._uncommitted.wrote(aside, Encoded(letters.timestamps, letters.keys, letters.values))
 
     def _tell(self, message: Message) -> None:
         """Send a message to another task. Stamped with wall time, as the changelog is."""

@@ -130,7 +130,7 @@ class Logged:
         """Of a join's delta. needed_until: if that is later than the delta says."""
         rows = delta.rows.offset
         elements = len(rows) + len(delta.matches.offset) + len(delta.waiting.offset)
-        needed = max(delta.needed_until, needed_until) if elements else _NEVER
+        needed = max(delta.needed_until, needed_until) if elements or len(delta.written.row_offset) else _NEVER
         return Logged(needed, elements, int(rows.max()) if len(rows) else -1)
 
 
@@ -222,9 +222,9 @@ def needed_until(settings: JoinSettings, deltas: Sequence[Delta]) -> list[int]:
     needed = []
     for delta in deltas:
         rows = [delta.rows.ts]
-        if len(offsets):
-            at = np.searchsorted(offsets, delta.matches.row_offset, side="right") - 1
-            rows.append(times[at[offsets[at] == delta.matches.row_offset]])
+        for named in (delta.matches.row_offset, delta.written.row_offset) if len(offsets) else ():
+            at = np.searchsorted(offsets, named, side="right") - 1
+            rows.append(times[at[offsets[at] == named]])
         latest = [int(part.max()) + settings.reach_ms + settings.hold_ms for part in rows if len(part)]
         if len(delta.waiting.ts):
             latest.append(int(delta.waiting.ts.max()) + settings.wait_ms)

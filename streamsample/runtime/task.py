@@ -14,9 +14,10 @@ import numpy as np
 from streamsample.errors import StateError
 from streamsample.hashing import hash64
 from streamsample.kafka.changelog import StoredChunk
-from streamsample.labels import LATE, LIMIT, LabelJoin, Settled, Watermark, delta_parts
+from streamsample.labels import FINAL, LATE, LIMIT, LabelJoin, Settled, Watermark, delta_parts
 from streamsample.labels.watermark import MIN
 from streamsample.records import Int64s, RecordBatch, Spans, TopicPartition
+from streamsample.runtime.aside import originals_of, set_aside, waited_in_vain
 from streamsample.runtime.co_partitioning import Placement, check_matches, check_placement
 from streamsample.runtime.computed import called
 from streamsample.runtime.exchange import Message
@@ -36,6 +37,7 @@ from streamsample.runtime.state import (
     schema_name,
 )
 from streamsample.runtime.training import Encoded, TrainingRecords
+from streamsample.runtime.values import FEEDBACK_ID_SEED
 from streamsample.sampling.design import unit_hash
 
 if TYPE_CHECKING:
@@ -46,17 +48,17 @@ _ROWS_AT_ONCE = 50_000
 FIRST_EVENT = 2**62
 """In `Task.covered_from`: covered from the first event on that will be read; until then, nothing is."""
 _ID_SEED = 0
-_FEEDBACK_ID_SEED = 1
 
 
 @dataclass(slots=True)
 class Output:
-    """What a task has to write since it was last asked. delays: by target, the feedback loop lengths of explicit
-    labels, ms; messages: to other tasks.
+    """What a task has to write since it was last asked. aside: feedback that no label could use, and where it goes.
+    delays: by target, the feedback loop lengths of explicit labels, ms. messages: to other tasks.
     """
 
     records: list[Encoded] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
+    aside: list[tuple[str, Rejected]] = field(default_factory=list)
     delays: list[tuple[str, Int64s]] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
 
@@ -78,7 +80,7 @@ class Task:
         self.start_ms: int | None = None
         self.covered_from = {item.source.topic: MIN for item in plan.feedback}
         timeouts = {plan.input.topic: plan.job.input.idle_timeout_ms}
-        timeouts |= {item.topic: item.idle_timeout_ms for item in plan.job.feedback.values()}
+        timeouts |= {topic: item.idle_timeout_ms for item in plan.job.feedback.values() for topic in item.topics}
         self.watermark = Watermark([TopicPartition(topic, partition) for topic in plan.topics], timeouts)
         self._settings = settings
         self._schemas = [schema_name(schema) for schema in plan.input.projector.schemas]
@@ -188,7 +190,7 @@ class Task:
         for column in item.values:
             bad = column.unusable(events.projection, events.rows)
             if bad is not None and bad.any():
-                words = f"{called(column.path)}, which is a label, is not a number or infinite"
+                words = f"{called(column.path)}, which is a label, is not {column.needed}"
                 self.refuse(events, np.flatnonzero(bad), "bad_value", words)
                 kept = np.flatnonzero(~bad)
                 events, own = events.take(kept), None if own is None else own.take(kept)
@@ -197,7 +199,8 @@ class Task:
         self._check_waiting(len(events.rows))
         columns = [column.read(events.projection, events.rows) for column in item.values]
         always = np.ones(len(events.rows), np.bool_)
-        self.join.on_feedback(
+        batch, rows = events.batch, events.rows
+        fate = self.join.on_feedback(
             number,
             events.batch.offsets[events.rows],
             events.times,
@@ -205,9 +208,12 @@ class Task:
             hash64(events.ids, _ID_SEED),
             [bits for bits, _ in columns],
             valid=[always if known is None else known for _, known in columns],
-            feedback_ids=None if own is None else hash64(own, _FEEDBACK_ID_SEED),
+            feedback_ids=None if own is None else hash64(own, FEEDBACK_ID_SEED),
             not_sampled=self._not_sampled(events.ids),
+            originals=lambda picks: originals_of(batch, rows[picks]),
         )
+        if fate.any():
+            self._output.aside += set_aside(self.plan.job, batch, rows, fate)
 
     def _check_waiting(self, more: int) -> None:
         """Feedback that is dropped would turn into silence: rather stop than lie."""
@@ -258,6 +264,9 @@ class Task:
             due = self.join.next_deadline()
             step = goal if due is None else min(goal, max(due, self.join.watermark) + stride)
             settled = self.join.on_watermark(step, covered)
+            for lost in self.join.take_lost():
+                self._changed = True
+                self._output.aside += waited_in_vain(self.plan, self.partition, lost)
             if len(settled):
                 self._on_settled(settled)
                 written += len(settled)
@@ -278,7 +287,7 @@ class Task:
     def _on_settled(self, settled: Settled) -> None:
         self._changed = True
         for spec, labels in zip(self.plan.spec.targets, settled.targets, strict=True):
-            self._output.delays.append((spec.name, labels.delay_ms[labels.explicit]))
+            self._output.delays.append((spec.name, labels.delay_ms[labels.explicit & (settled.state == FINAL)]))
         idle = settled.settled_at >= self.watermark.value_without_idle
         self.emit(self._records.of_settled(settled, self.partition, idle))
 
@@ -287,11 +296,12 @@ class Task:
         if self.join is None or self.plan.join is None:
             return
         rate = 1.0 if self.plan.draw is None else self.plan.draw.design.largest_rate
-        for number, rule in enumerate(self.plan.join.targets):
+        for number, use in enumerate(self.plan.join.uses):
             counts = self.join.ledger.feedback_counts(number)
             resolved = counts["matched"] + counts["orphan"]
-            topic = self.plan.feedback[rule.feedback].source.topic
-            check_matches(self.plan.input.topic, topic, self._settings.partitions, resolved, counts["matched"], rate)
+            name = self.plan.join.feedback[use.feedback]
+            topics = " and ".join(item.source.topic for item in self.plan.feedback if item.name == name)
+            check_matches(self.plan.input.topic, topics, self._settings.partitions, resolved, counts["matched"], rate)
 
     def emit(self, encoded: Encoded) -> None:
         """Write training records."""

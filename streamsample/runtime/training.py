@@ -8,6 +8,7 @@ import numpy as np
 
 from streamsample.formats.training import CLOSED_BY, STATES, SamplingColumns, TargetColumn, TrainingColumns
 from streamsample.hashing import hash64_of_integers
+from streamsample.labels import STATES as LABEL_STATES
 from streamsample.labels import Settled
 from streamsample.records import Bools, Bytes, Float64s, Int64s, Spans
 from streamsample.runtime.plan import Plan, SamplePlan
@@ -15,11 +16,26 @@ from streamsample.runtime.rows import RecordIds, unpack
 from streamsample.sampling.window_columns import Drawn
 
 _FINAL = STATES.index("final")
+_STATE = np.array([STATES.index(name) for name in LABEL_STATES], np.int8)
 _EVENT, _IDLE = CLOSED_BY.index("event"), CLOSED_BY.index("idle")
-ENVELOPE_BYTES_MAX = 4_096
+_ENVELOPE_BYTES_MAX = 4_096
 """What a training record may need beside its features, id, stratum and targets."""
-TARGET_BYTES_MAX = 1_024
+_TARGET_BYTES_MAX = 1_024
 """What a target may need: its label, its feedback's place, and the names of both and of the topic."""
+_PLACE_BYTES_MAX = 110
+"""What the place of one more feedback may need, beside the names of the target and the topic."""
+
+
+def record_bytes_max(plan: Plan) -> int:
+    """The most bytes of a training record of this job, beside its features, id and stratum."""
+    needed = _ENVELOPE_BYTES_MAX + _TARGET_BYTES_MAX * len(plan.spec.targets)
+    if plan.join is None:
+        return needed
+    topics = max(len(topic) for topic in plan.spec.feedback_topics)
+    for target in plan.join.targets:
+        if any(rule.take in ("sum", "count") for rule in target.rules):
+            needed += plan.join.limits.matches_per_row * (_PLACE_BYTES_MAX + len(target.name) + topics)
+    return needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +71,22 @@ class TrainingRecords:
         self._ids = RecordIds(plan.job.name if sample.name is None else f"{plan.job.name}/{sample.name}")
 
     def of_settled(self, settled: Settled, partition: int, idle: Bools) -> Encoded:
-        """The final records of rows whose windows closed. idle: bool[m], where only a silent topic's time-out closed
-        them.
+        """The records of rows that closed, or whose label became known or changed. idle: bool[m], where only a silent
+        topic's time-out let them.
         """
         features, stratum, probability = (
             (settled.payload, None, None) if self._sample.draw is None else unpack(settled.payload)
         )
         count = len(settled)
         targets: list[TargetColumn] = []
-        assert self._plan.join is not None
-        for rule, labels in zip(self._plan.join.targets, settled.targets, strict=True):
-            is_float = self._sample.spec.targets[len(targets)].type == "double"
+        for spec, labels in zip(self._sample.spec.targets, settled.targets, strict=True):
             targets.append(
                 TargetColumn(
-                    value=labels.bits.view(np.float64) if is_float else labels.bits,
+                    value=labels.bits.view(np.float64) if spec.type == "double" else labels.bits,
                     valid=labels.valid,
                     settled=labels.settled,
                     explicit=labels.explicit,
-                    kind=np.where(labels.explicit, rule.feedback, -1).astype(np.int16),
+                    kind=labels.kind,
                     event_time=labels.event_time,
                     delay_ms=labels.delay_ms,
                 )
@@ -80,9 +94,9 @@ class TrainingRecords:
         used = settled.used
         columns = TrainingColumns(
             record_id=self._ids.of(settled.ids, settled.ts),
-            revision=np.zeros(count, np.int32),
-            supersedes=np.full(count, -1, np.int32),
-            state=np.full(count, _FINAL, np.int8),
+            revision=settled.revision,
+            supersedes=settled.revision - np.int32(1),
+            state=_STATE[settled.state],
             features=features,
             schema=settled.schema,
             ids=settled.ids,
@@ -100,7 +114,7 @@ class TrainingRecords:
             feedback_offset=used.offset,
             feedback_index=used.index.astype(np.int32),
         )
-        return Encoded(settled.settled_at, settled.ids, self._sample.encoder.encode(columns))
+        return Encoded(settled.timestamp, settled.ids, self._sample.encoder.encode(columns))
 
     def of_sampled(self, sampled: Sampled, partition: int) -> Encoded:
         """The records of a job without targets: final as soon as they are drawn."""

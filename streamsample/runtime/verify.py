@@ -283,7 +283,8 @@ class _Derivation:
     def stamped(self, timestamps: Int64s) -> Any:
         """Which of n written records may be of the span, by their timestamps: bool[n]."""
         if self._labelled:
-            return timestamps >= self._span.begin
+            # A record that feedback caused has that feedback's time, which may be before its prediction's.
+            return timestamps >= self._span.begin - self._job.skew_ms
         if self._windows is None:
             return (timestamps >= self._span.begin) & (timestamps < self._span.end)
         grace = self._windows.settings.grace_ms
@@ -337,25 +338,35 @@ class _Derivation:
                 yield from (value or b"" for value in encoded.values.to_list())
 
     def _compare_draws(self, written: list[_Record]) -> None:
+        """Of all revisions of a record; each record counts once."""
         verdict = self._verdict
         verdict.derived = len(self._kept)
         seen: set[tuple[int, int]] = set()
+        wrong: set[tuple[int, int]] = set()
+        revisions: set[tuple[str, int]] = set()
         for record in written:
             where, sampling = record.tree["lineage"]["prediction"], record.tree["sampling"]
             place = (where["partition"], where["offset"])
             if place not in self._places or where["topic"] != self._job.input.topic:
                 continue
+            revision = (record.tree["record_id"], record.tree["revision"])
+            if revision in revisions:
+                verdict.doubled += 1
+                verdict.note("was written twice", record.tree)
+            revisions.add(revision)
+            seen.add(place)
             derived = self._kept.get(place)
+            said = (sampling["probability"], (sampling["stratum"] or "").encode() or None)
+            if said == derived or place in wrong:
+                continue
+            wrong.add(place)
             if derived is None:
                 verdict.unexpected += 1
                 verdict.note("was written, but is not in the sample", record.tree)
-                continue
-            said = (sampling["probability"], (sampling["stratum"] or "").encode() or None)
-            verdict.equal += said == derived and place not in seen
-            if said != derived:
+            else:
                 verdict.differing += 1
                 verdict.note(f"π and stratum: derived {derived}, written {said}", record.tree)
-            seen.add(place)
+        verdict.equal = len(seen - wrong)
         verdict.pending = len(self._kept.keys() - seen)
 
     def _out_ids(self) -> list[int]:

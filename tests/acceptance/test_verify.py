@@ -94,6 +94,28 @@ def test_a_draw_before_labels_is_verified_for_what_is_settled(make_job: MakeJob)
     assert verdict.equal == verdict.derived > 200
 
 
+def test_a_draw_is_verified_once_however_many_revisions_its_record_has(make_job: MakeJob) -> None:
+    """Early, final and corrected ones; and a revision that is there twice is named."""
+    changes = {"sample": SIMPLE, "targets.clicked.early": True, "skew": "2s", "corrections": "1h"}
+    changes |= {"targets.clicked.rules": [{"from": "clicks", "field": "value", "take": "last"}]}
+    job = make_job(changes)
+    job.publish(EVENTS)
+    for seconds in (-1, 5, 60):  # before its prediction, within the window, after the close
+        job.publish([Event("clicked", each.at + 1_000 * seconds, each.id, {"value": seconds}) for each in EVENTS])
+    job.later(later("9h", ["shown", "clicked"]))
+    job.run()
+    assert {"early", "final", "correct"} <= {record["state"] for record in job.records}
+    (verdict,) = verdicts(job)
+    assert verdict.right, verdict.lines()
+    assert verdict.pending == 0
+    assert verdict.equal == verdict.derived > 200
+    assert len(job.records) > 2 * verdict.equal
+    again = next(record for record in job.written if record.tree["state"] == "correct")
+    job.write("training", [Raw(again.value, b"k", 0, again.timestamp)])
+    (verdict,) = verdicts(job)
+    assert (verdict.right, verdict.doubled, verdict.equal) == (False, 1, verdict.derived)
+
+
 def test_what_was_changed_taken_away_or_added_is_named(make_job: MakeJob) -> None:
     job = ran(make_job(only(GLOBAL)))
     written = [record for record in job.written if not record.tree["features"]["id"].startswith("later")]

@@ -5,7 +5,7 @@
     1h      shown    end
 
 Each line is an event: when it happened (event time), what it was, of which id, and what else it says. The lines
-stand in the order in which they are read. `shown` is a prediction; `clicked` and `bought` are feedback.
+stand in the order in which they are read. `shown` is a prediction; all else is feedback.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from streamsample.runtime.dead_letters import letters_of
 from streamsample.runtime.exchange import Message
 from streamsample.runtime.plan import plan_of
 from streamsample.runtime.samples import TaskSettings
+from streamsample.runtime.source import Rejected
 from streamsample.runtime.task import Task
 from streamsample.runtime.training import Encoded
 from tests.kafka.batches import headers_of
@@ -40,7 +41,7 @@ T0 = 1_700_000_000_000
 NOW = T0 + 30 * 86_400_000
 """What the clock says when a timeline begins."""
 HOUR = 3_600_000
-KINDS = {"shown": "shown", "clicked": "clicked", "bought": "bought"}
+KINDS = {"shown", "clicked", "bought", "returned", "rated"}
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": HOUR, "d": 24 * HOUR}
 _DELETE = object()
 IMPRESSION = {
@@ -143,6 +144,18 @@ def orders(name: str = "job") -> dict[str, Any]:
     return {"feedback.orders": feedback, "targets.revenue": revenue}
 
 
+def feedback(kind: str, *more: str) -> dict[str, Any]:
+    """A feedback of the topics of these kinds."""
+    topics = [f"job.{each}" for each in (kind, *more)]
+    return {
+        "topic": topics if more else topics[0],
+        "format": "json",
+        "id": "event",
+        "refers_to": "id",
+        "time": {"field": "at", "unit": "ms"},
+    }
+
+
 def job_of(tree: Mapping[str, Any], directory: Path | None = None) -> Job:
     return parse_job(json.dumps(tree), "job.yaml", directory)
 
@@ -210,6 +223,7 @@ class OneTask:
         self.dead: list[Dead] = []
         self.sent: list[Message] = []
         """To other tasks. What a task that is alone tells itself reaches it at once."""
+        self.aside: dict[str, list[Dead]] = {}
         self.offsets: dict[str, int] = {}
         self.chunks: list[StoredChunk] = []
         self._feedback = itertools.count()
@@ -269,10 +283,9 @@ class OneTask:
         for encoded in output.records:
             self.written += written_of(encoded)
         for group in output.rejected:
-            letters = letters_of(group, self.clock.now_ms(), 1_000_000)
-            for row in range(len(letters.keys)):
-                headers = dict(headers_of(letters.headers[row]))
-                self.dead.append(Dead(letters.keys[row], letters.values[row], headers))
+            self.dead += self._letters(group)
+        for topic, group in output.aside:
+            self.aside.setdefault(topic, []).extend(self._letters(group))
         if self.settings.partitions == 1 and self.sent:
             self.told([message.value for message in self.sent])
 
@@ -281,6 +294,13 @@ class OneTask:
         self.sent = []
         self.task.process(self.batch("windows", list(messages)), self.clock.now_ms(), self.clock.elapsed_ms())
         self.turn()
+
+    def _letters(self, group: Rejected) -> list[Dead]:
+        letters = letters_of(group, self.clock.now_ms(), 1_000_000)
+        return [
+            Dead(letters.keys[row], letters.values[row], dict(headers_of(letters.headers[row])))
+            for row in range(len(letters.keys))
+        ]
 
     def wait(self, duration: str) -> OneTask:
         """Let the clock go on."""

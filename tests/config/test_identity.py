@@ -64,7 +64,27 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
     "feedback.<name>.idle_timeout": ({"feedback.clicks.idle_timeout": "1h"}, VERSION),
     "targets": ({"targets.clicks": {"type": "int", "window": "1m", "rules": [{"from": "clicks", "label": 1}]}}, BOTH),
     "targets.<name>.type": ({"targets.clicked.type": "double"}, BOTH),
+    "targets.<name>.classes": (
+        {
+            "targets.clicked.type": "string",
+            "targets.clicked.classes": ["yes", "no"],
+            "targets.clicked.rules.0.label": "yes",
+            "targets.clicked.if_silent": "no",
+        },
+        BOTH,
+    ),
     "targets.<name>.window": ({"targets.clicked.window": "31m"}, VERSION),
+    "targets.<name>.rules[].window": ({"targets.clicked.rules.0.window": "31m"}, VERSION),
+    "targets.<name>.rules[].take": ({"targets.clicked.rules.0.take": "last"}, VERSION),
+    "targets.<name>.rules[].undone_by": ({"targets.clicked.rules.0.undone_by": {"from": "orders"}}, BOTH),
+    "targets.<name>.rules[].undone_by.from": (
+        {"targets.clicked.rules.0.undone_by": {"from": "clicks", "refers_to": "undone"}},
+        BOTH,
+    ),
+    "targets.<name>.rules[].undone_by.refers_to": (
+        {"targets.clicked.rules.0.undone_by": {"from": "orders", "refers_to": "click"}},
+        BOTH,
+    ),
     "targets.<name>.rules": (
         {
             "targets.clicked.rules": [{"from": "orders", "label": 1}],
@@ -83,6 +103,9 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
         BOTH,
     ),
     "targets.<name>.if_silent": ({"targets.clicked.if_silent": "drop"}, VERSION),
+    "targets.<name>.early": ({"targets.clicked.early": True}, VERSION),
+    "corrections": ({"corrections": "1d"}, VERSION),
+    "emit": ({"emit": "each"}, VERSION),
     "grace": ({"grace": "6s"}, VERSION),
     "skew": ({"skew": "1s"}, VERSION),
     "late_horizon": ({"late_horizon": "2h"}, NEITHER),
@@ -101,6 +124,10 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
     "dead_letters.min_count": ({"dead_letters.min_count": 5}, NEITHER),
     "dead_letters.max_bytes": ({"dead_letters.max_bytes": "5KB"}, NEITHER),
     "dead_letters.replication": ({"dead_letters.replication": 1}, NEITHER),
+    "late": ({"late": {"topic": "too_late"}}, NEITHER),
+    "late.topic": ({"late": {"topic": "too_late"}}, NEITHER),
+    "orphans": ({"orphans": {"topic": "orphans"}}, NEITHER),
+    "orphans.topic": ({"orphans": {"topic": "orphans"}}, NEITHER),
     "commit_interval": ({"commit_interval": "200ms"}, NEITHER),
     "max_future": ({"max_future": "1m"}, NEITHER),
     "max_ahead": ({"max_ahead": DELETE}, NEITHER),
@@ -165,7 +192,6 @@ OF_DESIGNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 COVERED_ELSEWHERE = {
     *("input", "feedback", "output", "dead_letters", "limits", "changelog", "metrics", "state"),
     *("feedback.<name>.schema_file", "feedback.<name>.schema_files", "feedback.<name>.framing"),
-    "targets.<name>.rules[].take",
 }
 
 
@@ -250,4 +276,4 @@ def test_order_counts_only_where_it_decides() -> None:
 
 def test_the_hashes_are_what_they_were() -> None:
     """In records and changelogs: if this fails, old state is refused. Raise `identity.FORMAT` on purpose only."""
-    assert (job().version, job().state_shape) == ("17044cb90a97776b", "5c1b84f1544f0e98")
+    assert (job().version, job().state_shape) == ("3c0bddb8dd400a53", "d9606b92c5fb1bea")

@@ -11,6 +11,10 @@ from streamsample.errors import ConfigurationError, NotYetError
 from tests.config.jobs import ROOT
 
 SHOP = (ROOT / "configs/shop.yaml").read_text(encoding="utf-8")
+WINDOW = (
+    "j.yaml:8:1: windw: unknown key - did you mean sample.window, targets.<name>.window or "
+    "targets.<name>.rules[].window?"
+)
 UNSET = "j.yaml:11:17: metrics.port: the environment variable PORT is not set - set it, or give a default: ${PORT:-...}"
 UNITS = "(ms, s, m, h, d, w)"
 SMALL = """\
@@ -82,7 +86,7 @@ input: {topic: "a b", format: arvo, time: {field: x}}
 sample: {design: simple,
          rate: 1.5}
 targets:
-  clicked: {type: int, window: 30, rules: [{from: clicks, label: 1, take: sum}]}
+  clicked: {type: int, window: 30, rules: [{from: clicks, label: 1, take: mean}]}
 windw: 3
 split: {by: user_id, train: 0.8, test: 0.1}
 output: {topc: t}
@@ -99,8 +103,8 @@ metrics: {port: 1}
         "j.yaml:5:16: sample.rate: must be > 0 and <= 1, found 1.5 - a rate is a share: 1 % is 0.01",
         'j.yaml:7:32: targets.clicked.window: a duration needs a unit, found 30 - write "30s", "30ms", "30m" ... '
         + UNITS,
-        "j.yaml:7:75: targets.clicked.rules[0].take: not yet: taking another than the first - leave it out",
-        "j.yaml:8:1: windw: unknown key - did you mean sample.window or targets.<name>.window?",
+        'j.yaml:7:75: targets.clicked.rules[0].take: must be first, last, max, min, sum or count, found "mean"',
+        WINDOW,
         "j.yaml:9:8: split: the shares sum to 0.9 - they must sum to 1",
         "j.yaml:10:1: output.topic: is required",
         "j.yaml:10:10: output.topc: unknown key - did you mean topic?",
@@ -170,13 +174,33 @@ CASES: list[tuple[str, str, str]] = [
     ("design: stratified", "design: simple, count: 9", "a simple sample by count needs window"),
     ("seed: 7", "seed: 7, first_rate: 0.5", "sample.first_rate: has no meaning in a stratified sample"),
     ("label: 1}", "label: 1.5}", "rules[0].label: must be a whole number, found 1.5 - or type: double"),
-    ("label: 1}", "label: true}", "must be a number, found true - write 1 for true"),
+    ("label: 1}", "label: true}", "rules[0].label: must be a number, found true - or another type: boolean, string"),
+    ("label: 1}", "label: yes}", 'rules[0].label: must be a number, found "yes" - or another type: boolean, string'),
+    ("type: int", "type: boolean", "rules[0].label: must be true or false, found 1"),
+    ("type: int", "type: string", "targets.clicked: a string needs its classes - classes: [yes, no] and type: string"),
+    ("type: int", "type: int, classes: [a]", "targets.clicked.classes: has no meaning for int"),
+    (
+        "type: int",
+        "type: string, classes: [a, b]",
+        "rules[0].label: must be a or b, found 1 - classes names all values",
+    ),
+    ("type: int", "type: string, classes: [a, drop]", 'classes: has a class "drop"'),
+    ("label: 1}", "label: 1, take: count}", "rules[0].label: has no meaning with take: count - remove it"),
+    ("label: 1}", "take: sum}", "rules[0]: says no label"),
+    (
+        "label: 1}",
+        "label: 1, undone_by: {from: ordrs}}",
+        'rules[0].undone_by.from: there is no feedback "ordrs" - did you mean orders?',
+    ),
+    ("window: 7d, rules", "rules", "targets.revenue.rules[0]: has no window - give one to the target, or to each of"),
+    ("topic: shop.clicks,", "topic: [shop.clicks, shop.orders],", 'shares the topic "shop.orders" with orders, and'),
+    ("topic: shop.clicks,", "topic: [],", "feedback.clicks.topic: is an empty list, found a list - name a topic"),
     ("label: 1}", "label: 1, field: x}", "rules[0].field: is given beside label"),
     ("label: 1}", "label: .nan}", "must be a finite number"),
     ("[{from: clicks, label: 1}]", "[{from: clicks}]", "says no label"),
-    ("[{from: clicks, label: 1}]", "[]", "must be a list of one rule"),
+    ("[{from: clicks, label: 1}]", "[]", "targets.clicked.rules: is an empty list"),
     ("[{from: clicks, label: 1}]", "{from: clicks}", "targets.clicked.rules: must be a list, found a mapping"),
-    ("if_silent: 0}", "if_silent: never}", "must be a value, null or drop"),
+    ("if_silent: 0}", "if_silent: never}", 'targets.clicked.if_silent: must be a number, found "never"'),
     ("window: 30m", "window: 0s", "must be longer than nothing"),
     ("clicked:", "1st:", "is not a name"),
     ("job: shop", "job: 7", 'job: must be text, found 7 - quote it: "7"'),
@@ -184,13 +208,20 @@ CASES: list[tuple[str, str, str]] = [
     ("grace: 5s", "max_future: 2h", "max_future: must be at most 1h, found 2h - brokers refuse"),
     ("grace: 5s", "commit_interval: 1m", "commit_interval: must be at most 5s"),
     ("grace: 5s", "metrics:", "metrics: must be a mapping, found null - with host and port"),
-    ("grace: 5s", "window: 5s", "24:1: window: unknown key - it belongs in sample.window or targets.<name>.window"),
+    ("grace: 5s", "window: 5s", "24:1: window: unknown key - it belongs in sample.window, targets.<name>.window or "),
     ("grace: 5s", "guarantee: at_least_once", "exactly once is the only guarantee"),
     ("grace: 5s", "start: 2013-01-01T00:00:00", "is a time without a zone"),
     ("grace: 5s", "limits: {waiting_max: 3000000000}", "must be at most 2000000000"),
     ("train: 0.8", "train: 80", "split.train: must be > 0 and <= 1, found 80"),
     ("by: user_id, train: 0.8, validation: 0.1, test: 0.1", "by: user_id", "names no parts"),
 ]
+
+
+def test_what_is_undone_by_its_id_must_have_one() -> None:
+    text = (ROOT / "configs" / "shop.yaml").read_text().replace("id: order_id, ", "")
+    text = text.replace("field: amount}", "field: amount, undone_by: {from: clicks, refers_to: order_id}}")
+    with pytest.raises(ConfigurationError, match=r"undone_by.refers_to: orders has no id to refer to - set feedback.o"):
+        parse_job(text, "shop.yaml", ROOT / "configs")
 
 
 @pytest.mark.parametrize(("old", "new", "words"), CASES)
@@ -232,15 +263,7 @@ NOT_YET = [
     ("id: impression_id\n", "id: impression_id\n  match: last\n", "input.match: not yet"),
     ("id: impression_id\n", "id: impression_id\n  explode: items\n", "input.explode: not yet"),
     ("id: impression_id\n", "id: impression_id\n  registry: x\n", "input.registry: not yet: a schema registry"),
-    ("type: int", "type: string", "targets.clicked.type: not yet: this type (string)"),
-    ("type: int", "type: boolean", "targets.clicked.type: not yet: this type (boolean)"),
-    ("type: int", "type: int, early: true", "targets.clicked.early: not yet"),
-    ("type: int", "type: int, emit: each", "targets.clicked.emit: not yet"),
-    ("label: 1}", "label: 1}, {from: orders, label: 2}", "targets.clicked.rules: not yet: several rules"),
-    ("label: 1", "label: yes", "rules[0].label: not yet: labels of text"),
-    ("label: 1", "label: 1, undone_by: x", "rules[0].undone_by: not yet"),
-    ("field: amount", "field: amount, take: sum", "rules[0].take: not yet"),
-    ("grace: 5s", "corrections: 7d", "corrections: not yet"),
+    ("type: int", "type: int, corrections: 7d", "targets.clicked.corrections: not yet"),
     ("grace: 5s", "tests: []", "tests: not yet"),
 ]
 

@@ -213,9 +213,7 @@ input: {{topic: {self.topics["predictions"]}, {input_}, id: id, {time_}, idle_ti
 feedback:
   clicks: {{topic: {self.topics["clicks"]}, format: json, id: click_id, refers_to: id, {time_}}}
   orders: {{topic: {self.topics["orders"]}, format: json, id: order_id, refers_to: id, {time_}}}
-targets:
-  clicked: {{type: int, window: {self.windows["clicked"]}, rules: [{{from: clicks, label: 1}}], if_silent: 0}}
-  revenue: {{type: double, window: {self.windows["revenue"]}, rules: [{{from: orders, field: amount}}]}}
+{self.workload.targets(self.windows, self.name)}
 grace: 3s
 late_horizon: 10s
 commit_interval: {self._commit_interval}
@@ -453,8 +451,9 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
         """All inputs are processed, each record once; every record, dead letter, position and count is the oracle's."""
         expected, found = self.workload.expected(self.topics, self.name, self.job.version), self.records()
         assert_same("training records", found, expected.records)
-        ids = Counter(json.loads(value)["record_id"] for _, _, _, value in found.elements())
-        assert set(ids.values()) <= {1}, f"record ids written twice: {[name for name in ids if ids[name] > 1][:5]}"
+        trees = [json.loads(value) for _, _, _, value in found.elements()]
+        ids = Counter((tree["record_id"], tree["revision"]) for tree in trees)
+        assert set(ids.values()) <= {1}, f"revisions written twice: {[each for each in ids if ids[each] > 1][:5]}"
         assert_same("dead letters", self.dead(), expected.dead)
         self._check_positions()
         for partition in range(self.workload.partitions):

@@ -17,7 +17,7 @@ from streamsample.kafka.broker import LocalBroker
 from tests.conftest import Broker
 from tests.faults.conftest import MakeScene
 from tests.faults.harness import REPOSITORY, Scene
-from tests.faults.workload import START_MS, Event, Workload
+from tests.faults.workload import START_MS, Encoding, Event, Workload
 
 KILLS = int(os.environ.get("STREAMSAMPLE_KILLS", "9"))
 """Of the random kills; `make soak` has more."""
@@ -101,7 +101,8 @@ def test_a12_killed_at_random(own_broker: LocalBroker, tmp_path: Path) -> None:
     """Three jobs at a time, each killed three times, each with its seed: as many jobs as it takes."""
 
     def run(seed: int) -> None:
-        workload = Workload.make(seed, encoding="avro" if seed % 2 else "json", endless=True)
+        encoding: Encoding = "avro" if seed % 2 else "json"
+        workload = Workload.make(seed, encoding=encoding, endless=True, revising=seed % 4 > 1)
         servers, folder = own_broker.bootstrap_servers, tmp_path / str(seed)
         scene = Scene(servers, folder, workload, commit_interval="20ms", session_ms=1_500)
         try:

@@ -20,7 +20,7 @@ import fastavro
 from streamsample.kafka.partitioner import partitions_of
 from streamsample.records import Spans
 from streamsample.runtime.rows import RecordIds
-from tests.labels.oracle import Feedback, Label, Outcome, Prediction, Target, join
+from tests.labels.oracle import Feedback, Label, Outcome, Prediction, Rule, Target, join
 
 Encoding = Literal["json", "avro"]
 SourceName = Literal["predictions", "clicks", "orders"]
@@ -30,6 +30,9 @@ START_MS = 1_700_000_000_000
 WINDOW_MS = {"clicked": 20_000, "revenue": 45_000}
 GRACE_MS = 3_000
 LATE_HORIZON_MS = 10_000
+ORDERED_MS = 10_000
+"""Of a job that revises: within what an order makes more of a click."""
+CORRECTIONS_MS = 15_000
 SLICE_MS = GRACE_MS // 2
 """Of event time. Records are out of order by less than that, and so are the partitions when slices are published one
 after the other."""
@@ -112,6 +115,8 @@ class Workload:
         self.events: list[Event] = []
         self.placed: list[Placed] = []
         self.finished = True
+        self.revising = False
+        """Whether the job has several rules for a target, early records, corrections, and a record for each target."""
         self._generator = random.Random(seed)
         self._step_ms = step_ms
         self._bad = bad
@@ -128,9 +133,11 @@ class Workload:
         step_ms: int = 200,
         bad: bool = True,
         endless: bool = False,
+        revising: bool = False,
     ) -> Workload:
         """predictions: how many (to begin with), about `step_ms` apart in event time."""
         workload = Workload(encoding, partitions, seed, step_ms, bad)
+        workload.revising = revising
         workload.finished = False
         workload._extend(predictions)
         if not endless:
@@ -203,10 +210,30 @@ class Workload:
         for partition in range(self.partitions):
             outcome = self.outcome(partition, self.watermark())
             outcomes.append(outcome)
-            for ts, offset, id_, payload, labels in outcome.records:
-                record = self._record(names, job, version, partition, ts, offset, id_, payload, labels)
-                records[partition, id_, ts + max(WINDOW_MS.values()) + GRACE_MS, record] += 1
+            for each in outcome.records:
+                record = self._record(names, job, version, partition, *each[:7])
+                records[partition, each[2], each[7], record] += 1
         return Expected(records, dead, outcomes, [self.watermark()] * self.partitions)
+
+    def targets(self, windows: dict[str, str], name: str) -> str:
+        """The job file's targets and what belongs to them."""
+        clicked, revenue = windows["clicked"], windows["revenue"]
+        if not self.revising:
+            return f"""targets:
+  clicked: {{type: int, window: {clicked}, rules: [{{from: clicks, label: 1}}], if_silent: 0}}
+  revenue: {{type: double, window: {revenue}, rules: [{{from: orders, field: amount}}]}}"""
+        return f"""targets:
+  clicked:
+    type: int
+    window: {clicked}
+    rules: [{{from: orders, label: 2, window: {ORDERED_MS}ms}}, {{from: clicks, label: 1}}]
+    if_silent: 0
+    early: true
+  revenue: {{type: double, window: {revenue}, rules: [{{from: orders, field: amount, take: sum}}]}}
+late: {{topic: {name}.late}}
+orphans: {{topic: {name}.orphans}}
+emit: each
+corrections: {CORRECTIONS_MS}ms"""
 
     def outcome(self, partition: int, watermark: int) -> Outcome:
         """What the oracle says of one partition number when its watermark has come to `watermark`."""
@@ -218,13 +245,16 @@ class Workload:
         ]
         feedback = [
             Feedback(
-                number, p.offset, p.event.ts or 0, p.event.id.encode(), _number(p.event.own), (_label_of(p.event),)
+                number, p.offset, p.event.ts or 0, p.event.id.encode(), _number(p.event.own), self._labels_of(p.event)
             )
             for number, source in enumerate(SOURCES[1:])
             for p in mine
             if p.event.source == source
         ]
-        targets = [Target(WINDOW_MS["clicked"], 0, "value", 0), Target(WINDOW_MS["revenue"], 1, "null")]
+        targets = [Target.one(WINDOW_MS["clicked"], 0, "value", 0), Target.one(WINDOW_MS["revenue"], 1, "null")]
+        if self.revising:
+            clicked = (Rule(ORDERED_MS, 1), Rule(WINDOW_MS["clicked"], 0))
+            targets = [Target(clicked, "value", 0, early=True), Target((Rule(WINDOW_MS["revenue"], 1, "sum"),))]
         return join(
             predictions,
             feedback,
@@ -233,7 +263,15 @@ class Workload:
             grace=GRACE_MS,
             late_horizon=LATE_HORIZON_MS,
             watermark=watermark,
+            corrections=CORRECTIONS_MS if self.revising else 0,
+            each=self.revising,
         )
+
+    def _labels_of(self, event: Event) -> tuple[int, ...]:
+        """What a feedback says: an order that there was one, where that counts, and its amount in quarters."""
+        if event.source == "clicks":
+            return (1,)
+        return (2, event.quarters) if self.revising else (event.quarters,)
 
     def _record(
         self,
@@ -246,6 +284,8 @@ class Workload:
         id_: bytes,
         payload: bytes,
         labels: Sequence[Label],
+        state: str,
+        revision: int,
     ) -> str:
         """The record's text. Features are spliced: in JSON they are the prediction's own bytes."""
         import numpy as np
@@ -253,28 +293,28 @@ class Workload:
         record_id = bytes(RecordIds(job).of(Spans.of([id_]), np.array([ts], np.int64))[0]).hex()
         places = []
         targets = {}
-        for (target, feedback), label in zip((("clicked", "clicks"), ("revenue", "orders")), labels, strict=True):
+        for target, label in zip(("clicked", "revenue"), labels, strict=True):
             value = None if label.value is None else label.value / 4 if target == "revenue" else label.value
             given = label.given_by
             targets[target] = {
                 "value": value,
-                "kind": feedback if label.explicit else None,
-                "source": "explicit" if label.explicit else "implicit",
+                "kind": SOURCES[1 + label.used[-1][0]] if label.explicit else None,
+                "source": "explicit" if label.explicit else "implicit" if label.settled else None,
                 "event_time": given[0] if given else None,
                 "delay_ms": given[0] - ts if given else None,
             }
-            if given:
-                place = {"topic": names[feedback], "partition": partition, "offset": given[1], "index": 0}  # type: ignore[index]
+            for source, _, at in label.used:
+                place = {"topic": names[SOURCES[1 + source]], "partition": partition, "offset": at, "index": 0}
                 places.append({"target": target, **place})
         mark = "\x00features\x00"
         record = {
             "record_id": record_id,
-            "revision": 0,
-            "supersedes": None,
-            "state": "final",
+            "revision": revision,
+            "supersedes": revision - 1 if revision else None,
+            "state": state,
             "features": mark if self.encoding == "json" else decode(payload),
             "targets": targets,
-            "settled": list(WINDOW_MS),
+            "settled": [target for target, label in zip(WINDOW_MS, labels, strict=True) if label.settled],
             "weights": {"sampling": 1.0, "delay": None},
             "sampling": None,
             "split": None,
@@ -297,10 +337,6 @@ def text_of(record: Any) -> str:
 def decode(value: bytes, schema: Any = SCHEMA) -> Any:
     """A bare Avro value."""
     return fastavro.schemaless_reader(io.BytesIO(value), schema)
-
-
-def _label_of(event: Event) -> int:
-    return 1 if event.source == "clicks" else event.quarters
 
 
 def _number(own: str) -> int:

@@ -93,7 +93,9 @@ def plain(spec: TrainingSpec, columns: TrainingColumns, row: int, features: Any)
 
 def plain_target(spec: TrainingSpec, target: TargetSpec, column: TargetColumn, row: int) -> dict[str, Any]:
     explicit, kind = bool(column.explicit[row]), int(column.kind[row])
-    value = int(column.value[row]) if target.type == "int" else float(column.value[row])
+    value: Any = float(column.value[row]) if target.type == "double" else int(column.value[row])
+    if target.codes and column.valid[row]:
+        value = bool(value) if target.type == "boolean" else target.codes[value]
     source = "explicit" if explicit else ("implicit" if column.settled[row] else None)
     return {
         "value": null_if(value, not column.valid[row]),
@@ -141,12 +143,14 @@ def number(value: Any) -> float | None:
 @st.composite
 def specs(draw: st.DrawFn) -> TrainingSpec:
     names = draw(st.lists(AVRO_NAMES, max_size=3, unique=True))
-    kinds: list[Any] = [draw(st.sampled_from(["int", "double"])) for _ in names]
+    kinds: list[Any] = [draw(st.sampled_from(["int", "double", "boolean", "string"])) for _ in names]
+    classes = {"boolean": st.just(["false", "true"]), "string": st.lists(NAMES, min_size=1, max_size=3, unique=True)}
+    codes = [tuple(draw(classes.get(kind, st.just([])))) for kind in kinds]
     return TrainingSpec(
         job=draw(NAMES),
         version=draw(NAMES),
         prediction_topic=draw(NAMES),
-        targets=tuple(TargetSpec(name, kind) for name, kind in zip(names, kinds, strict=True)),
+        targets=tuple(TargetSpec(*each) for each in zip(names, kinds, codes, strict=True)),
         feedback=tuple(draw(st.lists(NAMES, max_size=3))),
         feedback_topics=tuple(draw(st.lists(NAMES, max_size=3))),
         splits=tuple(draw(st.lists(NAMES, max_size=3))),
@@ -173,8 +177,9 @@ def cases(draw: st.DrawFn, features: st.SearchStrategy[bytes]) -> Case:
         packed = Spans.of([b"x", *draw(st.lists(each, min_size=rows, max_size=rows))])
         return packed.take(np.arange(1, rows + 1))
 
-    def target(kind: str) -> TargetColumn:
-        value = column(INT64, np.int64) if kind == "int" else column(FINITE, np.float64)
+    def target(each: TargetSpec) -> TargetColumn:
+        numbers = st.integers(0, len(each.codes) - 1) if each.codes else INT64
+        value = column(FINITE, np.float64) if each.type == "double" else column(numbers, np.int64)
         valid, settled, explicit = (column(st.booleans(), np.bool_) for _ in range(3))
         kinds = column(st.integers(-1, len(spec.feedback) - 1), np.int16)
         return TargetColumn(value, valid, settled, explicit, kinds, column(INT64, np.int64), column(INT64, np.int64))
@@ -200,7 +205,7 @@ def cases(draw: st.DrawFn, features: st.SearchStrategy[bytes]) -> Case:
         features=spans(features),
         schema=column(st.integers(0, schemas - 1), np.int16),
         ids=Spans.of([b"id"] * rows),
-        targets=tuple(target(each.type) for each in spec.targets),
+        targets=tuple(target(each) for each in spec.targets),
         sampling=sampling,
         split=column(st.integers(-1, len(spec.splits) - 1), np.int8),
         partition=column(INT32, np.int32),

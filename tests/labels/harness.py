@@ -8,12 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamsample.hashing import hash64
-from streamsample.labels import JoinSettings, LabelJoin, Limits, Settled, TargetRule, decode_delta, encode_delta
+from streamsample.labels import (
+    STATES,
+    JoinSettings,
+    LabelJoin,
+    Limits,
+    Rule,
+    Settled,
+    TargetRules,
+    Undo,
+    decode_delta,
+    encode_delta,
+)
 from streamsample.records import Spans
-from tests.labels.oracle import Feedback, Label, Prediction, Target
+from tests.labels.oracle import Feedback, Label, Prediction, Target, uses_of
+from tests.labels.oracle import Rule as OracleRule
 
 Hash = Callable[[Spans], NDArray[np.uint64]]
-Record = tuple[int, int, bytes, bytes, tuple[Label, ...]]
+Record = tuple[int, int, bytes, bytes, tuple[Label, ...], str, int, int]
 
 
 def real_hash(ids: Spans) -> NDArray[np.uint64]:
@@ -36,19 +48,36 @@ def settings_of(
     grace: int = 0,
     late_horizon: int = 0,
     limits: Limits | None = None,
+    sources: Sequence[int] | None = None,
+    corrections: int = 0,
+    each: bool = False,
 ) -> JoinSettings:
-    sources = max(target.source for target in targets) + 1
+    kinds = max(use.feedback for use in uses_of(targets)) + 1
     return JoinSettings(
-        feedback=tuple(f"source{number}" for number in range(sources)),
+        feedback=tuple(f"feedback{number}" for number in range(kinds)),
         targets=tuple(
-            TargetRule(f"target{number}", target.window, target.source, target.if_silent, target.silent_value)  # type: ignore[arg-type]
+            TargetRules(
+                f"target{number}",
+                tuple(rule_of(rule) for rule in target.rules),
+                target.if_silent,  # type: ignore[arg-type]
+                target.silent_value,
+                early=target.early,
+            )
             for number, target in enumerate(targets)
         ),
         grace_ms=grace,
         skew_ms=skew,
         late_horizon_ms=late_horizon,
         limits=limits or Limits(),
+        sources=tuple((f"topic{number}", kind) for number, kind in enumerate(sources or ())),
+        corrections_ms=corrections,
+        emit_each=each,
     )
+
+
+def rule_of(rule: OracleRule) -> Rule:
+    undo = None if rule.undone_by is None else Undo(rule.undone_by, rule.named)
+    return Rule(rule.feedback, rule.window, rule.take, undo)  # type: ignore[arg-type]
 
 
 def give_predictions(join: LabelJoin, events: Sequence[Prediction], hash_ids: Hash = real_hash) -> list[int]:
@@ -96,19 +125,23 @@ def records_of(settled: Settled) -> list[Record]:
         labels = []
         for number, target in enumerate(settled.targets):
             given_by = None
-            place = int(target.feedback[row])
-            assert (place >= 0) == bool(target.explicit[row])
-            if place >= 0:
-                assert used.first[row] <= place < used.first[row + 1]
-                assert used.target[place] == number
-                assert used.ts[place] == target.event_time[row] == settled.ts[row] + target.delay_ms[row]
-                given_by = (int(used.ts[place]), int(used.offset[place]))
+            mine = [at for at in range(used.first[row], used.first[row + 1]) if used.target[at] == number]
+            assert bool(mine) == bool(target.explicit[row]) == (target.kind[row] >= 0)
+            if mine:
+                last = max(mine, key=lambda at: (used.ts[at], used.source[at], used.offset[at]))
+                assert mine[-1] == last
+                assert used.ts[last] == target.event_time[row] == settled.ts[row] + target.delay_ms[row]
+                given_by = (int(used.ts[last]), int(used.offset[last]))
             value = int(target.bits[row]) if target.valid[row] else None
-            labels.append(Label(bool(target.settled[row]), bool(target.explicit[row]), value, given_by))
+            explicit = bool(target.explicit[row])
+            places = tuple((int(used.source[at]), int(used.ts[at]), int(used.offset[at])) for at in mine)
+            labels.append(Label(bool(target.settled[row]), explicit, value, given_by, places))
         identity, payload = settled.ids[row], settled.payload[row]
         assert identity is not None
         assert payload is not None
-        records.append((int(settled.ts[row]), int(settled.offset[row]), identity, payload, tuple(labels)))
+        state, revision = STATES[settled.state[row]], int(settled.revision[row])
+        head = (int(settled.ts[row]), int(settled.offset[row]), identity, payload)
+        records.append((*head, tuple(labels), state, revision, int(settled.timestamp[row])))
     return records
 
 
@@ -122,9 +155,9 @@ def snapshot(join: LabelJoin) -> bytes:
     return encode_delta(join.snapshot_delta())
 
 
-def feedback_counts(join: LabelJoin, target: int) -> dict[str, int]:
+def feedback_counts(join: LabelJoin, use: int) -> dict[str, int]:
     """The ledger's counts as the oracle names them."""
-    counts = join.ledger.feedback_counts(target)
+    counts = join.ledger.feedback_counts(use)
     return {
         "matched": counts["matched"],
         "duplicate": counts["duplicate"],

@@ -10,11 +10,13 @@ from streamsample.labels import (
     JoinSettings,
     LabelJoin,
     Limits,
-    TargetRule,
+    Rule,
+    TargetRules,
     bits_of,
     decode_delta,
     encode_delta,
 )
+from streamsample.labels.settings import IfSilent
 from tests.labels.harness import (
     give_feedback,
     give_predictions,
@@ -30,7 +32,11 @@ SILENT = Label(True, False, None, None)
 
 
 def one(**more: int) -> LabelJoin:
-    return LabelJoin(settings_of([Target(W, 0)], grace=G, **more))  # type: ignore[arg-type]
+    return LabelJoin(settings_of([Target.one(W, 0)], grace=G, **more))  # type: ignore[arg-type]
+
+
+def of_one(name: str, window: int, feedback: int, if_silent: IfSilent = "null", bits: int = 0) -> TargetRules:
+    return TargetRules(name, (Rule(feedback, window),), if_silent, bits)
 
 
 def prediction(ts: int, identity: bytes = b"p", offset: int = 0, payload: bytes = b"features") -> Prediction:
@@ -43,8 +49,8 @@ def feedback(
     return Feedback(0, offset, ts, identity, offset if feedback_id is None else feedback_id, (value,))
 
 
-def given(value: int, ts: int, offset: int = 0) -> Label:
-    return Label(True, True, value, (ts, offset))
+def given(value: int, ts: int, offset: int = 0, source: int = 0) -> Label:
+    return Label(True, True, value, (ts, offset), ((source, ts, offset),))
 
 
 def labels_at(join: LabelJoin, watermark: int) -> list[Label]:
@@ -127,14 +133,15 @@ class TestDeltas:
 
     def test_windows_may_grow_and_targets_may_come_and_go(self) -> None:
         """What was settled under the old windows is not settled again."""
-        old = LabelJoin(settings_of([Target(W, 0), Target(W, 1)], grace=G))
+        old = LabelJoin(settings_of([Target.one(W, 0), Target.one(W, 1)], grace=G))
         give_predictions(old, [prediction(1000), prediction(1500, b"q", 1)])
         give_feedback(old, [feedback(1501, b"q")])
         give_feedback(old, [Feedback(1, 0, 1502, b"q", 0, (8,)), Feedback(1, 1, 1500, b"r", 1, (9,))])
         assert len(old.on_watermark(1400)) == 1
-        rule = TargetRule
         new = JoinSettings(
-            ("source1", "fresh"), (rule("more", 50, 1), rule("target1", 9 * W, 0, "value", bits_of(0.5))), grace_ms=G
+            ("feedback1", "fresh"),
+            (of_one("more", 50, 1), of_one("target1", 9 * W, 0, "value", bits_of(0.5))),
+            grace_ms=G,
         )
         join = restarted(new, [snapshot(old)])
         join.check()
@@ -156,16 +163,16 @@ class TestSettings:
         ("changes", "key"),
         [
             ({"targets": ()}, "targets"),
-            ({"targets": (TargetRule("a", 1, 1),)}, "targets.a"),
-            ({"targets": (TargetRule("a", 1, 0), TargetRule("a", 2, 0))}, "targets"),
-            ({"targets": (TargetRule("a", -1, 0),)}, "targets.a.window"),
+            ({"targets": (of_one("a", 1, 1),)}, "targets.a"),
+            ({"targets": (of_one("a", 1, 0), of_one("a", 2, 0))}, "targets"),
+            ({"targets": (of_one("a", -1, 0),)}, "targets.a.window"),
             ({"grace_ms": -1}, "grace"),
             ({"limits": Limits(open_rows=0)}, "limits.open_rows"),
             ({"limits": Limits(matches_per_row=0)}, "limits.matches_per_row"),
         ],
     )
     def test_what_makes_no_sense_is_refused_by_its_key(self, changes: dict[str, object], key: str) -> None:
-        whole: dict[str, object] = {"feedback": ("clicks",), "targets": (TargetRule("a", 1, 0),)} | changes
+        whole: dict[str, object] = {"feedback": ("clicks",), "targets": (of_one("a", 1, 0),)} | changes
         with pytest.raises(ConfigurationError, match=key):
             JoinSettings(**whole)  # type: ignore[arg-type]
 

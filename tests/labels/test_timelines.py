@@ -34,7 +34,7 @@ SILENT = Label(True, False, None, None)
 
 
 def one(**more: int) -> LabelJoin:
-    return LabelJoin(settings_of([Target(W, 0)], grace=G, **more))  # type: ignore[arg-type]
+    return LabelJoin(settings_of([Target.one(W, 0)], grace=G, **more))  # type: ignore[arg-type]
 
 
 def prediction(ts: int, identity: bytes = b"p", offset: int = 0, payload: bytes = b"features") -> Prediction:
@@ -47,8 +47,8 @@ def feedback(
     return Feedback(0, offset, ts, identity, offset if feedback_id is None else feedback_id, (value,))
 
 
-def given(value: int, ts: int, offset: int = 0) -> Label:
-    return Label(True, True, value, (ts, offset))
+def given(value: int, ts: int, offset: int = 0, source: int = 0) -> Label:
+    return Label(True, True, value, (ts, offset), ((source, ts, offset),))
 
 
 def labels_at(join: LabelJoin, watermark: int) -> list[Label]:
@@ -148,7 +148,7 @@ def test_a9_the_same_feedback_twice_has_one_effect() -> None:
     join = one()
     give_feedback(join, [feedback(1020, offset=0, value=1, feedback_id=7)])
     give_predictions(join, [prediction(1000)])
-    give_feedback(join, [feedback(1010, offset=1, value=2, feedback_id=7), feedback(1030, offset=2, value=3)])
+    give_feedback(join, [feedback(1020, offset=1, value=2, feedback_id=7), feedback(1030, offset=2, value=3)])
     assert labels_at(join, 10**6) == [given(1, 1020, 0)]
     counts = join.ledger.feedback_counts(0)
     assert (counts["matched"], counts["duplicate"]) == (2, 1)
@@ -173,11 +173,11 @@ def test_a9_with_skew_the_windows_of_one_id_never_overlap() -> None:
 
 
 def test_a10_each_target_has_its_own_window() -> None:
-    join = LabelJoin(settings_of([Target(10, 0), Target(100, 0), Target(100, 1, "value", 9)], grace=G))
+    join = LabelJoin(settings_of([Target.one(10, 0), Target.one(100, 0), Target.one(100, 1, "value", 9)], grace=G))
     give_predictions(join, [prediction(1000)])
     give_feedback(join, [Feedback(0, 0, 1050, b"p", 1, (5, 6))])
     (record,) = records_of(join.on_watermark(10**6))
-    assert record[4] == (SILENT, Label(True, True, 6, (1050, 0)), Label(True, False, 9, None))
+    assert record[4] == (SILENT, given(6, 1050), Label(True, False, 9, None))
     assert join.ledger.feedback_counts(0)["late"] == 1
     join.check()
 
@@ -271,7 +271,7 @@ def test_a15_what_is_forgotten_leaves_the_others_findable(hash_ids: object) -> N
 
 def test_a17_closing_windows_costs_what_closes() -> None:
     window = 640_000
-    join = LabelJoin(settings_of([Target(window, 0)], grace=0))
+    join = LabelJoin(settings_of([Target.one(window, 0)], grace=0))
     count = 100_000
     give_predictions(join, [prediction(k * 6, b"%d" % k, k) for k in range(count)])
     join.on_watermark(window)
@@ -287,7 +287,7 @@ def test_a17_closing_windows_costs_what_closes() -> None:
 
 
 def test_a17_predictions_that_come_while_their_bucket_closes_are_not_sorted_again_and_again() -> None:
-    join = LabelJoin(settings_of([Target(5, 0)], grace=0, late_horizon=10**6))
+    join = LabelJoin(settings_of([Target.one(5, 0)], grace=0, late_horizon=10**6))
     for k in range(3000):
         give_predictions(join, [prediction(k, b"%d" % k, k)])
         join.on_watermark(k)
@@ -325,7 +325,7 @@ def test_a19_silence_without_coverage_is_no_label(since: int, covered: bool) -> 
 
 
 def test_a19_a_target_that_is_not_covered_does_not_cost_the_others_their_record() -> None:
-    join = LabelJoin(settings_of([Target(W, 0), Target(W, 1, "value", 3)]))
+    join = LabelJoin(settings_of([Target.one(W, 0), Target.one(W, 1, "value", 3)]))
     give_predictions(join, [prediction(1000)])
     (record,) = records_of(join.on_watermark(10**6, np.array([2000, -(2**63)])))
     assert record[4] == (Label(False, False, None, None), Label(True, False, 3, None))
@@ -341,7 +341,7 @@ def test_a20_a_feedback_without_a_value_labels_nothing() -> None:
 
 
 def test_silence_may_be_no_record_at_all() -> None:
-    join = LabelJoin(settings_of([Target(W, 0, "drop")]))
+    join = LabelJoin(settings_of([Target.one(W, 0, "drop")]))
     give_predictions(join, [prediction(1000, b"quiet"), prediction(1000, b"clicked", 1)])
     give_feedback(join, [feedback(1001, b"clicked")])
     settled = join.on_watermark(10**6)
@@ -354,7 +354,7 @@ def test_silence_may_be_no_record_at_all() -> None:
 
 def test_limits_are_counted_and_refused() -> None:
     limits = Limits(open_rows=2, waiting=1, matches_per_row=2)
-    join = LabelJoin(settings_of([Target(W, 0)], limits=limits))
+    join = LabelJoin(settings_of([Target.one(W, 0)], limits=limits))
     codes = give_predictions(join, [prediction(1000, b"%d" % k, k) for k in range(3)])
     codes += give_predictions(join, [prediction(1000, b"x" * 5000, 3), prediction(2**61, b"far", 4)])
     assert codes == [NEW, NEW, LIMIT, LIMIT, LIMIT]
@@ -393,7 +393,7 @@ def test_read_only_inputs_and_null_payload_are_accepted() -> None:
 
 
 def test_large_payloads_and_many_buckets_come_back_in_order() -> None:
-    join = LabelJoin(settings_of([Target(200_000, 0)]))
+    join = LabelJoin(settings_of([Target.one(200_000, 0)]))
     events = [
         Prediction(k, int(ts), b"%d" % k, bytes([k % 251]) * int(size))
         for k, (ts, size) in enumerate(np.random.default_rng(2).integers(0, 100_000, (500, 2)))
@@ -402,6 +402,6 @@ def test_large_payloads_and_many_buckets_come_back_in_order() -> None:
         give_predictions(join, events[start : start + 50])
     join = restarted(join.settings, [snapshot(join)])
     records = records_of(join.on_watermark(260_000)) + records_of(join.on_watermark(10**6))
-    assert [(ts, offset, payload) for ts, offset, _, payload, _ in records] == sorted(
+    assert [(ts, offset, payload) for ts, offset, _, payload, *_ in records] == sorted(
         (event.ts, event.offset, event.payload) for event in events
     )

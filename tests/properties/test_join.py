@@ -9,28 +9,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamsample.labels import JoinSettings, LabelJoin, decode_delta
+from streamsample.labels.settings import TAKES
 from streamsample.labels.watermark import MIN
 from tests.labels import harness, oracle
-from tests.labels.oracle import Feedback, Prediction, Target
+from tests.labels.oracle import Feedback, Prediction, Rule, Target
 
 IDS = [b"", b"a", b"key", b"key2", b"key\x00", b"0123456789abcdef", b"0123456789abcdeg"]
 
 
 @dataclass(frozen=True)
 class World:
-    """What happened, by partition: 0 is the input, 1 + s the feedback source s."""
+    """What happened, by partition: 0 is the input, 1 + s the feedback source s. sources: the kind of each."""
 
     targets: list[Target]
+    sources: list[int]
     skew: int
     grace: int
     late_horizon: int
     predictions: list[Prediction]
     feedback: list[list[Feedback]]
     covered_from: dict[int, int]
+    corrections: int
+    each: bool
 
     @property
     def shape(self) -> JoinSettings:
-        return harness.settings_of(self.targets, skew=self.skew, grace=self.grace, late_horizon=self.late_horizon)
+        return harness.settings_of(
+            self.targets, skew=self.skew, grace=self.grace, late_horizon=self.late_horizon, sources=self.sources,
+            corrections=self.corrections, each=self.each,
+        )  # fmt: skip
 
     def partition(self, number: int) -> list[Prediction] | list[Feedback]:
         return self.predictions if number == 0 else self.feedback[number - 1]
@@ -50,16 +57,9 @@ def times_within_grace(draw: st.DrawFn, grace: int, scale: int) -> list[int]:
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
     scale = draw(st.sampled_from([1, 1, 700]))
-    sources = draw(st.integers(1, 2))
-    targets = [
-        Target(
-            draw(st.integers(0, 15)) * scale,
-            number if number < sources else draw(st.integers(0, sources - 1)),
-            draw(st.sampled_from(["value", "null", "drop"])),
-            draw(st.integers(-3, 3)),
-        )
-        for number in range(draw(st.integers(sources, 3)))
-    ]
+    kinds = draw(st.integers(1, 3))
+    sources = draw(st.permutations([*range(kinds), *draw(st.lists(st.integers(0, kinds - 1), max_size=1))]))
+    targets = [draw(some_target(kinds, scale)) for _ in range(draw(st.integers(1, 3)))]
     skew, grace, horizon = (draw(st.integers(0, top)) * scale for top in (4, 8, 20))
     ids = st.sampled_from(IDS[: draw(st.integers(1, len(IDS)))])
     predictions = [
@@ -67,15 +67,35 @@ def worlds(draw: st.DrawFn) -> World:
         for number, ts in enumerate(draw(times_within_grace(grace, scale)))
     ]
     feedback = []
-    for source in range(sources):
-        width = sum(target.source == source for target in targets)
+    for source, kind in enumerate(sources):
+        width = sum(use.feedback == kind for use in oracle.uses_of(targets))
         values = st.tuples(*([st.none() | st.integers(-9, 9)] * width))
         times = draw(times_within_grace(grace, scale))
         feedback.append(
             [Feedback(source, at, ts, draw(ids), draw(st.integers(0, 9)), draw(values)) for at, ts in enumerate(times)]
         )
-    covered = draw(st.dictionaries(st.integers(0, sources - 1), st.integers(-5, 30).map(lambda at: at * scale)))
-    return World(targets, skew, grace, horizon, predictions, feedback, covered)
+    covered = draw(st.dictionaries(st.integers(0, kinds - 1), st.integers(-5, 30).map(lambda at: at * scale)))
+    corrections = draw(st.sampled_from([0, 0, 4, 20, 60])) * scale
+    each = draw(st.booleans())
+    return World(targets, sources, skew, grace, horizon, predictions, feedback, covered, corrections, each)
+
+
+@st.composite
+def some_target(draw: st.DrawFn, kinds: int, scale: int) -> Target:
+    """One to three rules, strongest first, each with its own window, of any feedback, some of them undone."""
+    rules = tuple(
+        Rule(
+            draw(st.integers(0, 15)) * scale,
+            draw(st.integers(0, kinds - 1)),
+            draw(st.sampled_from(TAKES)),
+            draw(st.none() | st.integers(0, kinds - 1)),
+            draw(st.booleans()),
+        )
+        for _ in range(draw(st.integers(1, 3)))
+    )
+    return Target(
+        rules, draw(st.sampled_from(["value", "null", "drop"])), draw(st.integers(-3, 3)), draw(st.booleans())
+    )
 
 
 class Player:
@@ -149,12 +169,12 @@ class Player:
         self.settle()
 
 
-_READ = st.tuples(st.just("read"), st.integers(0, 2), st.integers(1, 8))
+_READ = st.tuples(st.just("read"), st.integers(0, 4), st.integers(1, 8))
 _COMMIT = st.tuples(st.just("commit"), st.integers(0, 2))
 STEPS = st.lists(
     st.one_of(
         _READ,
-        st.tuples(st.just("read and settle"), st.integers(0, 2), st.integers(1, 3)),
+        st.tuples(st.just("read and settle"), st.integers(0, 4), st.integers(1, 3)),
         _COMMIT,
         st.tuples(st.just("commit and crash"), st.integers(0, 2)),
         st.tuples(st.just("crash")),
@@ -191,11 +211,15 @@ def expect(player: Player, watermark: int) -> None:
         late_horizon=world.late_horizon,
         watermark=watermark,
         covered_from=world.covered_from,
+        sources=world.sources,
+        corrections=world.corrections,
+        each=world.each,
     )
     assert player.records == wanted.records
     assert player.join.ledger.predictions[1] == wanted.duplicates
-    for number in range(len(world.targets)):
+    for number in range(len(wanted.feedback)):
         assert harness.feedback_counts(player.join, number) == wanted.feedback[number]
+    for number in range(len(world.targets)):
         assert harness.row_counts(player.join, number) == wanted.rows[number]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamsample.errors import StateError
 from streamsample.kafka.changelog import StoredChunk
-from streamsample.labels import Delta, JoinSettings, LabelJoin, TargetRule, decode_delta, encode_delta
+from streamsample.labels import Delta, JoinSettings, LabelJoin, Rule, TargetRules, decode_delta, encode_delta
 from streamsample.records import TopicPartition
 from streamsample.runtime.state import (
     ChunkBody,
@@ -33,7 +33,7 @@ S = 1_000
 """Of ms: the join forgets rows by buckets of a second or more."""
 JOIN = JoinSettings(
     feedback=("clicks",),
-    targets=(TargetRule("clicked", 40 * S, 0, "value", 0),),
+    targets=(TargetRules("clicked", (Rule(0, 40 * S),), "value", 0),),
     grace_ms=10 * S,
     skew_ms=3 * S,
     late_horizon_ms=20 * S,
@@ -189,7 +189,7 @@ def test_longer_windows_keep_the_chunks_longer() -> None:
     give_predictions(kept.join, [Prediction(0, 1_000 * S, b"long")])
     kept.join.on_watermark(1_000 * S)
     kept.commit()
-    longer = replace(JOIN, targets=(replace(JOIN.targets[0], window_ms=400 * S),), grace_ms=30 * S)
+    longer = replace(JOIN, targets=(replace(JOIN.targets[0], rules=(Rule(0, 400 * S),)),), grace_ms=30 * S)
     kept = kept.restored(longer)
     for turn in range(1, 40):
         kept.join.on_watermark((1_000 + 10 * turn) * S)
@@ -198,7 +198,7 @@ def test_longer_windows_keep_the_chunks_longer() -> None:
         kept = kept.restored(longer)
     give_feedback(kept.join, [Feedback(0, 0, 1_395 * S, b"long", 0, (7,))])
     (record,) = records_of(kept.join.on_watermark(1_431 * S))
-    assert record[-1][0].value == 7
+    assert record[4][0].value == 7
     kept.join.on_watermark(2_000 * S)
     kept.commit()
     assert len(kept.chunks()) == 1
