@@ -209,6 +209,8 @@ def sample_problems(job: Job) -> Iterator[Problem]:
     if job.sample is not None and job.sample.windowed and job.targets:
         what = f"not yet: a {job.sample.design} sample of labelled records"
         yield Problem(("sample", "design"), what, f"give a rate, or {apart}", not_yet=True)
+    if job.sample is not None and job.sample.keep is not None and job.targets:
+        yield Problem(("sample", "keep"), "not yet: weights of importance of labelled records", apart, not_yet=True)
     if job.samples and job.targets:
         what = "not yet: several samples of labelled records"
         yield Problem(("samples",), what, f"give one under sample, or {apart}", at_key=True, not_yet=True)

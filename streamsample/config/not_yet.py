@@ -42,12 +42,12 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and not isinstance(value, Expanded)  # ${VAR} may hold a number
 
 
-_DESIGNS = "this version has simple, stratified, reservoir, weighted, recency, convenience and quota"
+_DESIGNS = "this version has simple, stratified, reservoir, weighted, recency, importance, convenience and quota"
 _COMPUTED = NotYet("expressions here", "filter or compute before the topic")
 _ONE_RULE = "this version takes one rule of one feedback per target"
 _LATER_DESIGN = (
     *("size", "target_count", "weights", "decay"),
-    *("proposal", "replacement", "order", "quota", "budget", "hops", "seeds"),
+    *("order", "quota", "budget", "hops", "seeds"),
 )
 
 _WHERE = NotYet("where at this place", "set it on the input or on the feedback")
@@ -85,7 +85,6 @@ _TABLE: dict[str, NotYet] = {
         "this design",
         _DESIGNS,
         _is(
-            "importance",
             "judgment",
             "judgement",
             "snowball",

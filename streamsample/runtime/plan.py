@@ -109,20 +109,30 @@ class Units:
 
 
 @dataclass(frozen=True, slots=True)
+class Ratio:
+    """The columns of importance: target (P) over proposal (Q)."""
+
+    target: str
+    proposal: str
+
+
+@dataclass(frozen=True, slots=True)
 class Draw:
     """A design that decides on each prediction as it comes. counted: what makes the rates of windows, in place of the
-    design's own, afresh for each task; None: the design's are fixed.
+    design's own, afresh for each task; None: the design's are fixed. ratio: the weight, in place of 1/π.
     """
 
     design: RateDesign
     units: Units
     counted: Callable[[], RateByCount] | None = None
+    ratio: Ratio | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WindowDraw:
     """A design of fixed size per window. weight: the field that is the weight, None without; of: the field whose sums
-    decide how large strata are, None without. exchanged: it is of all partitions, not of each.
+    decide how large strata are, None without; ratio: what the weight is instead, None without. exchanged: it is of
+    all partitions, not of each.
     """
 
     name: str
@@ -131,12 +141,14 @@ class WindowDraw:
     units: Units
     weight: str | None
     of: str | None
+    ratio: Ratio | None
     exchanged: bool
 
     @property
     def numbers(self) -> list[str]:
         """The fields that are read as numbers."""
-        return [path for path in (self.weight, self.of) if path is not None]
+        ratio = () if self.ratio is None else (self.ratio.target, self.ratio.proposal)
+        return [path for path in (self.weight, self.of, *ratio) if path is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,12 +282,22 @@ def _draw(job: Job, sample: Sample, columns: SourceColumns, key: str) -> Draw | 
     if sample.count is not None:
         rates = partial(RateByCount, sample.count, sample.closes_after_ms, job.grace_ms, sample.first_rate)
         return Draw(SimpleRate(1.0, sample.seed), _units(sample, columns, key), rates)
+    ratio = _ratio(sample, columns, key)
+    if ratio is not None:
+        return Draw(SimpleRate(1.0, sample.seed), _units(sample, columns, key), ratio=ratio)
     assert sample.rate is not None
     if sample.design == "simple":
         return Draw(SimpleRate(sample.rate, sample.seed), _units(sample, columns, key))
     names = {stratum_name(values): rate for values, rate in sample.rates_by_stratum.items()}
     design = StratifiedRate(sample.rate, names, sample.seed)
     return Draw(design, _units(sample, columns, key, design.rate_of))
+
+
+def _ratio(sample: Sample, columns: SourceColumns, key: str) -> Ratio | None:
+    if sample.target is None or sample.proposal is None:
+        return None
+    target = columns.column(sample.target, "number", f"{key}.target").path
+    return Ratio(target, columns.column(sample.proposal, "number", f"{key}.proposal").path)
 
 
 def _units(
@@ -313,13 +335,17 @@ def _windows(job: Job, sample: Sample, columns: SourceColumns, key: str) -> Wind
         allocation=sample.allocation if sample.form.takes("allocation") else "each",
         minimum=sample.minimum,
         k_max=sample.k_max,
+        replacement=sample.replacement or sample.target is not None,
+        equal_weights=sample.target is not None,
     )
     weight, of = (
         None if setting is None else columns.column(setting, "number", f"{key}.{name}").path
         for name, setting in (("weight", sample.weight), ("of", sample.of))
     )
     units = _units(sample, columns, key)
-    return WindowDraw(sample.design, sample.seed, settings, units, weight, of, sample.exchanged)
+    return WindowDraw(
+        sample.design, sample.seed, settings, units, weight, of, _ratio(sample, columns, key), sample.exchanged
+    )
 
 
 def stratum_name(values: tuple[str, ...]) -> str:

@@ -18,7 +18,7 @@ from streamsample.runtime.plan import Plan, SamplePlan, Units, WindowDraw
 from streamsample.runtime.source import Events
 from streamsample.runtime.state import SchemaName
 from streamsample.runtime.training import ENVELOPE_BYTES_MAX, TARGET_BYTES_MAX, Encoded, Sampled, TrainingRecords
-from streamsample.runtime.windowing import offered, unusable_numbers
+from streamsample.runtime.windowing import Unusable, offered, ratios, unusable_numbers, unusable_ratios
 from streamsample.sampling.design import Selection, unit_hash
 from streamsample.sampling.window_columns import Details, Drawn
 
@@ -108,6 +108,8 @@ class Samples:
         """What a design by rate keeps, of what can be written; None of nothing."""
         sample, stratum = self._plan.samples[number], None
         draw = sample.draw
+        if draw is not None and draw.ratio is not None:
+            events = self._without(events, unusable_ratios(sample.key, draw.ratio, events))
         probability = np.ones(len(events.rows))
         if draw is not None:
             events, unit, stratum = self._with_units(sample, draw.units, events)
@@ -150,6 +152,8 @@ class Samples:
         if kept is None:
             return
         events, rows = kept.events, kept.events.rows
+        draw = self._plan.samples[number].draw
+        ratio = None if draw is None else draw.ratio
         sampled = Sampled(
             ts=events.times,
             offset=events.batch.offsets[rows],
@@ -159,8 +163,16 @@ class Samples:
             split=self.split_of(events),
             stratum=Spans.nulls(len(rows)) if kept.stratum is None else kept.stratum,
             probability=kept.probability,
+            weight=None if ratio is None else ratios(ratio, events),
         )
         self._owner.emit(self._records[number].of_sampled(sampled, self._owner.partition))
+
+    def _without(self, events: Events, wrong: Unusable | None) -> Events:
+        """The events that a design can take; the others are refused."""
+        if wrong is None or not len(wrong.rows):
+            return events
+        self._owner.refuse(events, wrong.rows, wrong.reason, wrong.words, stage="sample")
+        return events.take(np.setdiff1d(np.arange(len(events.rows)), wrong.rows))
 
     def _with_units(self, sample: SamplePlan, units: Units, events: Events) -> tuple[Events, Spans, Spans | None]:
         """The events whose sampling unit and stratum are known, with both."""
@@ -181,10 +193,7 @@ class Samples:
         hashed: what other samples have hashed, so that those that share units do it once.
         """
         assert self.windows is not None
-        wrong = unusable_numbers(sample.key, draw, events)
-        if wrong is not None and len(wrong.rows):
-            self._owner.refuse(events, wrong.rows, wrong.reason, wrong.words, stage="sample")
-            events = events.take(np.setdiff1d(np.arange(len(events.rows)), wrong.rows))
+        events = self._without(events, unusable_numbers(sample.key, draw, events))
         events, unit, stratum = self._with_units(sample, draw.units, events)
         fits = self._fitting(events, stratum)
         if len(fits) < len(events.rows):

@@ -131,6 +131,8 @@ ALLOCATED = {
     "of": "x",
 }
 BY_COUNT = {"design": "simple", "count": 10, "window": "1h"}
+HEAVY = {"design": "weighted", "weight": "x", "k": 10, "window": "1h"}
+RESAMPLED = {"design": "importance", "target": "x", "proposal": "at", "k": 10, "window": "1h"}
 WINDOWS: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
     "input.where": ({"input.where": "country == 'IS'"}, BOTH),
     "sample.k": ({"sample.k": 11}, BOTH),
@@ -156,6 +158,10 @@ OF_DESIGNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sample.minimum": (ALLOCATED, {"minimum": 1}),
     "sample.k_max": (ALLOCATED, {"k_max": 9}),
     **{f"sample.{key}": (BY_COUNT, {key: value}) for key, value in {"count": 9, "first_rate": 0.5}.items()},
+    "sample.replacement": (HEAVY, {"replacement": True}),
+    "sample.target": (RESAMPLED, {"target": "at"}),
+    "sample.proposal": (RESAMPLED, {"proposal": "x"}),
+    "sample.keep": (RESAMPLED, {"k": None, "window": None, "keep": "all"}),
     "sample.every": (SAMPLED["sample"], {"window": None, "every": "1h"}),
     "sample.records": (SAMPLED["sample"], {"window": None, "scope": None, "records": 3_600_000}),
 }
