@@ -89,9 +89,10 @@ def test_expressions_see_what_all_writer_schemas_have_in_common(tmp_path: Path) 
     ]
     events = read(made, values)
     assert events.ids.to_list() == [b"a", b"b", b"e"]
-    assert made.windows is not None
-    assert made.windows.weight is not None
-    weight = events.projection.number(made.windows.weight)
+    windows = made.samples[0].windows
+    assert windows is not None
+    assert windows.weight is not None
+    weight = events.projection.number(windows.weight)
     assert weight.values[events.rows].tolist() == [1.0, 10.625, 22.5]
     assert (events.filtered, events.tombstones) == (2, 1)
     # What was left out at the end was read too.
