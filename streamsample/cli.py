@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from streamsample import __version__
+from streamsample.clock import SystemClock
 from streamsample.errors import ConfigurationError, StreamsampleError
 
 if TYPE_CHECKING:
@@ -55,13 +56,15 @@ def _load(path: Path) -> Job:
     return load_job(path, os.environ)
 
 
-def _load_kernels(job: Job | None = None) -> None:
-    """Those that `job` needs; without one, all."""
+def _load_kernels(job: Job | None = None, *, broker: bool = True) -> None:
+    """Those that `job` needs; without one, all. broker: those that talk to brokers too."""
     from streamsample.runtime.warmup import FORMATS, load_kernels
 
     formats = FORMATS.keys() if job is None else {job.input.format, *(each.format for each in job.feedback.values())}
     windows = job is None or any(sample.windowed for sample in job.samples_by_name.values())
-    load_kernels(lambda words: err.print(words, style="dim"), formats, windows=windows, computed=job is None)
+    load_kernels(
+        lambda words: err.print(words, style="dim"), formats, windows=windows, computed=job is None, broker=broker
+    )
 
 
 def _version(wanted: bool) -> None:
@@ -143,7 +146,6 @@ def validate(
 
 
 def _look_at_cluster(job: Job) -> None:
-    from streamsample.clock import SystemClock
     from streamsample.kafka.topics import TopicAdmin
     from streamsample.runtime.preflight import inspect
 
@@ -156,6 +158,41 @@ def _look_at_cluster(job: Job) -> None:
         err.print(f"{name}: {topic.partitions} partitions", markup=False)
     for words in warnings:
         err.print(f"warning: {words}", style="yellow", markup=False)
+
+
+@app.command("test")
+def play(
+    job_file: JobFile,
+    timelines: Annotated[
+        Path | None, typer.Option("--timelines", help="The file of tests; default: JOB.tests.yaml beside the job file.")
+    ] = None,
+    only: Annotated[str, typer.Option("--only", help="Run the tests with this in their names.")] = "",
+) -> None:
+    """Play timelines of events to a job, without a broker, and compare its training records with those expected.
+
+    See docs/testing.md. Exit code 1 if one differs.
+    """
+    with _errors_told():
+        clock = SystemClock()
+        job = _load(job_file)
+        _load_kernels(job, broker=False)
+        from streamsample.config.timeline import beside
+        from streamsample.runtime.plan import plan_of
+        from streamsample.testing.suite import Suite
+        from streamsample.testing.tell import lines_of
+
+        path = beside(job_file) if timelines is None else timelines
+        suite = Suite(plan_of(job), path)
+        began = clock.elapsed_ms()
+        results = list(suite.run(only=only))
+        for result in results:
+            for style, words in lines_of(result, str(path)):
+                out.print(words, style=style, markup=False)
+        failed = sum(not result.passed for result in results)
+        took = f"in {clock.elapsed_ms() - began} ms"
+        err.print(f"{path}: {len(results) - failed} passed, {failed} failed, {took}", markup=False)
+        if failed or not results:
+            raise typer.Exit(EXIT_FAILURE)
 
 
 @app.command()
