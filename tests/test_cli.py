@@ -101,7 +101,16 @@ def test_help_reads_well(command: list[str]) -> None:
         for name in ("run", "validate", "test", "reset", "demo", "broker"):
             assert f" {name} " in text
     if command == ["run"]:
-        for words in ("--until-caught-up", "--workers", "--log-level", "SIGTERM or Ctrl-C, which commit and leave"):
+        for words in (
+            "--until-caught-up",
+            "--from",
+            "--to",
+            "--output-topic",
+            "--replace",
+            "--workers",
+            "--log-level",
+            "SIGTERM or Ctrl-C, which commit and leave",
+        ):
             assert words in text
 
 

@@ -77,6 +77,9 @@ class Metrics:
         self.filtered = self._counter(
             "filtered_total", "Records that `where` left out, by input or feedback.", "source"
         )
+        self.after_end = self._counter(
+            "after_end_total", "Predictions dated after the range of a backfill, which are ignored.", "topic"
+        )
         self.tombstones = self._counter("tombstones_total", "Records without a value, by topic.", "topic")
         self.dead = self._counter(
             "dead_letters_total",

@@ -17,6 +17,7 @@ from streamsample.formats.training import SamplingSpec, TargetSpec, TrainingColu
 from streamsample.labels import JoinSettings, Limits, TargetRule, bits_of
 from streamsample.records import Bools, Float64s, Int64s, Spans
 from streamsample.runtime.computed import SourceColumns
+from streamsample.runtime.replay import Range, range_of
 from streamsample.runtime.source import Source
 from streamsample.runtime.times import TimeField
 from streamsample.sampling import RateDesign, SimpleRate, Split, StratifiedRate
@@ -182,7 +183,8 @@ class SplitPlan:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that a worker needs of a job, made once and shared by its tasks. join None: the job only samples;
-    samples: one at least, and with a join just one, without windows.
+    samples: one at least, and with a join just one, without windows; replayed: the range of a backfill, None for the
+    live job.
     """
 
     job: Job
@@ -191,6 +193,7 @@ class Plan:
     join: JoinSettings | None
     samples: tuple[SamplePlan, ...]
     split: SplitPlan | None
+    replayed: Range | None
 
     @property
     def draw(self) -> Draw | None:
@@ -250,6 +253,7 @@ def plan_of(job: Job) -> Plan:
         designs.append((name, key, sample, _draw(job, sample, columns, key), _windows(job, sample, columns, key)))
     split = _split(job, columns)
     input_source = _source(job, "input", job.input, columns.text(job.input.id, "input.id"), columns)
+    join = _join(job, feedback_names) if job.targets else None
     feedback = tuple(_feedback(job, name, item) for name, item in job.feedback.items())
     plain = TrainingSpec(
         job=job.name,
@@ -270,9 +274,10 @@ def plan_of(job: Job) -> Plan:
         job=job,
         input=input_source,
         feedback=feedback,
-        join=_join(job, feedback_names) if job.targets else None,
+        join=join,
         samples=tuple(samples),
         split=split,
+        replayed=range_of(job, join),
     )
 
 

@@ -55,7 +55,9 @@ def prepare(job: Job, admin: TopicAdmin, now_ms: int) -> Cluster:
     dead = admin.find(job.dead_letters_topic) or admin.ensure(
         TopicSpec(job.dead_letters_topic, partitions, {}, job.dead_letters.replication or -1)
     )
-    output = admin.find(job.output.topic) or admin.ensure(TopicSpec(job.output.topic, partitions, {}))
+    # The records of a backfill are as old as its range: the usual retention would take them at once.
+    kept = {} if job.backfill is None else {"retention.ms": "-1"}
+    output = admin.find(job.output.topic) or admin.ensure(TopicSpec(job.output.topic, partitions, kept))
     return Cluster(
         partitions=partitions,
         output_bytes_max=output.max_message_bytes,

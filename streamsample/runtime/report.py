@@ -185,6 +185,8 @@ class Report:
             progress.late += count if labels[0] == "late" else 0
         elif kind == "before_start":
             metrics.before_start.labels(self._plan.input.topic).inc(count)
+        elif kind == "after_end":
+            metrics.after_end.labels(self._plan.input.topic).inc(count)
         elif kind == "idle_advances":
             metrics.idle.inc(count)
         elif kind == "filtered":

@@ -49,8 +49,8 @@ class Owner(Protocol):
     partition: int
     counts: Counter[str]
 
-    def emit(self, encoded: Encoded) -> None:
-        """Write training records."""
+    def emit(self, encoded: Encoded, ts: Int64s) -> None:
+        """Write training records of predictions at `ts`."""
 
     def refuse(self, events: Events, at: Int64s, reason: str, words: str, *, stage: str) -> None:
         """Dead-letter the events at some places."""
@@ -165,7 +165,7 @@ class Samples:
             probability=kept.probability,
             weight=None if ratio is None else ratios(ratio, events),
         )
-        self._owner.emit(self._records[number].of_sampled(sampled, self._owner.partition))
+        self._owner.emit(self._records[number].of_sampled(sampled, self._owner.partition), sampled.ts)
 
     def _without(self, events: Events, wrong: Unusable | None) -> Events:
         """The events that a design can take; the others are refused."""
@@ -218,7 +218,7 @@ class Samples:
         closed, done = self.windows.advance(goal, without_idle)
         for number, each in closed:
             self._count_windows(number, each.drawn)
-            self._owner.emit(self._records[number].of_drawn(each.drawn, each.idle))
+            self._owner.emit(self._records[number].of_drawn(each.drawn, each.idle), each.drawn.rows.ts)
         messages = self.windows.take_messages()
         self._owner.send(messages)
         return done, bool(closed or messages)

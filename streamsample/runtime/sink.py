@@ -61,7 +61,7 @@ class Sink:
         self._clock = clock
         self._dead_limit = DeadLetterLimit(plan.job.dead_letters.max_ratio, plan.job.dead_letters.min_count)
         # A random part per process: with a shared id, a zombie would break its rightful owner's transaction.
-        self._transactional_id = f"{plan.job.name}-{secrets.token_hex(8)}"
+        self._transactional_id = f"{plan.job.group}-{secrets.token_hex(8)}"
         self._producer: TransactionalProducer | None = None
         self._in_transaction = False
         self._uncommitted = Uncommitted()

@@ -21,6 +21,7 @@ from streamsample.runtime.co_partitioning import Placement, check_matches, check
 from streamsample.runtime.computed import called
 from streamsample.runtime.exchange import Message
 from streamsample.runtime.plan import FeedbackPlan, Plan
+from streamsample.runtime.replay import dated_within
 from streamsample.runtime.rows import pack
 from streamsample.runtime.samples import SEPARATOR, Samples, TaskSettings
 from streamsample.runtime.source import Events, Rejected, read_once
@@ -146,11 +147,7 @@ class Task:
         self._changed = True
 
     def _on_predictions(self, events: Events) -> None:
-        if self.start_ms is not None:
-            before = events.times < self.start_ms
-            if before.any():
-                self.counts["before_start"] += int(before.sum())
-                events = events.take(np.flatnonzero(~before))
+        events = dated_within(events, self.start_ms, self.plan.replayed, self.counts)
         if self.join is None:
             self._samples.on_events(events)
             return
@@ -280,7 +277,7 @@ class Task:
         for spec, labels in zip(self.plan.spec.targets, settled.targets, strict=True):
             self._output.delays.append((spec.name, labels.delay_ms[labels.explicit]))
         idle = settled.settled_at >= self.watermark.value_without_idle
-        self.emit(self._records.of_settled(settled, self.partition, idle))
+        self.emit(self._records.of_settled(settled, self.partition, idle), settled.ts)
 
     def check_matches(self) -> None:
         """Raises TopicError when nearly no feedback finds its prediction (A16)."""
@@ -293,8 +290,10 @@ class Task:
             topic = self.plan.feedback[rule.feedback].source.topic
             check_matches(self.plan.input.topic, topic, self._settings.partitions, resolved, counts["matched"], rate)
 
-    def emit(self, encoded: Encoded) -> None:
-        """Write training records."""
+    def emit(self, encoded: Encoded, ts: Int64s) -> None:
+        """Write training records of predictions at `ts`; in a backfill, those of its range."""
+        if self.plan.replayed is not None:
+            encoded = encoded.take(np.flatnonzero(self.plan.replayed.writes(ts)))
         if len(encoded.keys):
             self._output.records.append(encoded)
 

@@ -30,6 +30,10 @@ class Encoded:
     keys: Spans
     values: Spans
 
+    def take(self, rows: Int64s) -> Encoded:
+        """The messages at `rows`."""
+        return Encoded(self.timestamps[rows], self.keys.take(rows), self.values.take(rows))
+
 
 @dataclass(frozen=True, slots=True)
 class Sampled:

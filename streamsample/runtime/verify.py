@@ -193,7 +193,7 @@ class _Taking:
         self.counts: Counter[str] = Counter()
         self.records: list[Encoded] = []
 
-    def emit(self, encoded: Encoded) -> None:
+    def emit(self, encoded: Encoded, ts: Int64s) -> None:
         self.records.append(encoded)
 
     def refuse(self, events: Events, at: Int64s, reason: str, words: str, *, stage: str) -> None:
