@@ -15,13 +15,17 @@ import pytest
 from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaTopicPartition
 
-from streamsample.clock import SystemClock
+from streamsample.clock import ManualClock, SystemClock
 from streamsample.config.backfill import Backfill, backfill_of, backfilling
 from streamsample.errors import ConfigurationError
+from streamsample.records import TopicPartition
+from streamsample.runtime.plan import plan_of
 from streamsample.runtime.report import Progress
+from streamsample.runtime.samples import TaskSettings
 from streamsample.runtime.service import Options, run_one
+from streamsample.testing.player import TaskPlayer
 from tests.acceptance.cluster import MakeJob, OnBroker, Placed, Raw
-from tests.acceptance.timelines import IMPRESSION, T0, Event, avro, job_of, job_tree, later, orders
+from tests.acceptance.timelines import IMPRESSION, NOW, T0, Event, avro, job_of, job_tree, later, orders
 from tests.acceptance.windows import GLOBAL, RESERVOIR, only, shown
 from tests.faults.harness import Worker
 from tests.test_cli import call
@@ -250,6 +254,26 @@ def test_a19_what_retention_took_is_not_made_up(make_job: MakeJob) -> None:
     again = written(job, "again")
     assert 0 < len(again) < len(live)
     assert all(record in live for record in again)
+
+
+def test_a18_predictions_outside_of_what_it_looks_at_are_counted() -> None:
+    changed = backfilling(job_of(job_tree("job", {"skew": "2s"})), Backfill(FROM, TO, "out"))
+    task = TaskPlayer(plan_of(changed), 0, TaskSettings(1, 1_000_000, 0), ManualClock(NOW))
+    task.task.start_ms = FROM - 12_000  # as `start_fresh` does
+    assert changed.start == FROM - 12_000
+    times = [FROM - 12_001, FROM - 12_000, FROM - 1, FROM, TO - 1, TO, TO + 1]
+    values = [Event("shown", at, f"p{number}").value(0) for number, at in enumerate(times)]
+    task.read(task.batch_of("job.shown", [json.dumps(value).encode() for value in values]))
+    assert (task.task.counts["before_start"], task.task.counts["after_end"]) == (1, 2)
+    for topic in ("job.shown", "job.clicked"):
+        task.task.watermark.on_read(TopicPartition(topic, 0), TO + 13_001, 9, 0)
+    task.turn()
+    assert [record.key for record in task.written] == [b"p3", b"p4"]
+    assert task.task.join is not None
+    assert task.task.join.ledger.row_counts(0)["rows_in"] == 4
+    replayed = task.plan.replayed
+    assert replayed is not None
+    assert replayed.finished_at == TO + 10_000 + 1_000 + 2_000 + 1
 
 
 # -- what is refused -------------------------------------------------------------------------------------

@@ -184,6 +184,7 @@ ELSEWHERE = {
     for name in (
         "rows_dropped_total",
         "before_start_total",
+        "after_end_total",
         "idle_advances_total",
         "restore_duration_seconds",
         "filtered_total",
