@@ -165,6 +165,12 @@ class SamplePlan:
     spec: TrainingSpec
     encoder: Encoder
 
+    @property
+    def called(self) -> str:
+        """As metrics call it: its design, with its name if the job has several; empty if it keeps everything."""
+        design = "" if self.spec.sampling is None else self.spec.sampling.design
+        return design if self.name is None else f"{self.name}: {design}"
+
 
 @dataclass(frozen=True, slots=True)
 class SplitPlan:

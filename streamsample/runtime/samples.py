@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from streamsample.hashing import hash64
 from streamsample.labels import PayloadSpace
 from streamsample.records import Bools, Float64s, Int64s, Spans
+from streamsample.runtime.audit import Audit
 from streamsample.runtime.exchange import Mail, Message
 from streamsample.runtime.plan import Plan, SamplePlan, Units, WindowDraw
 from streamsample.runtime.source import Events
@@ -20,7 +21,8 @@ from streamsample.runtime.state import SchemaName
 from streamsample.runtime.training import ENVELOPE_BYTES_MAX, TARGET_BYTES_MAX, Encoded, Sampled, TrainingRecords
 from streamsample.runtime.windowing import Unusable, offered, ratios, unusable_numbers, unusable_ratios
 from streamsample.sampling.design import Selection, unit_hash
-from streamsample.sampling.window_columns import Details, Drawn
+from streamsample.sampling.strata import DeclaredStrata
+from streamsample.sampling.window_columns import Details, Drawn, Offered
 
 if TYPE_CHECKING:
     from streamsample.runtime.window_step import WindowSteps
@@ -48,6 +50,7 @@ class Owner(Protocol):
 
     partition: int
     counts: Counter[str]
+    audit: Audit
 
     def emit(self, encoded: Encoded, ts: Int64s) -> None:
         """Write training records of predictions at `ts`."""
@@ -118,6 +121,10 @@ class Samples:
                 events, chosen = self._by_count(number, draw.design.seed, events, unit)
             rows = np.flatnonzero(chosen.keep)
             self._count_draw(sample, draw.design.declared, chosen.declared, chosen.keep)
+            audit, declared = self._owner.audit, draw.design.declared
+            audit.drew(sample.called, declared, chosen.declared, chosen.probability, chosen.keep)
+            if draw.ratio is not None:
+                audit.weighed(sample.called, ratios(draw.ratio, events))
             events, probability = events.take(rows), chosen.probability[rows]
             stratum = None if stratum is None else stratum.take(rows)
         fits = self._fitting(events, stratum)
@@ -210,6 +217,7 @@ class Samples:
             hashes = hash64(unit, draw.seed)
             hashed[draw.units.unit, draw.seed] = events, hashes
         shown = offered(draw, self._owner.partition, events, hashes, stratum)
+        self._audit(sample, draw, shown, unit)
         self._refuse_late(sample, events, self.windows.steps[number].on_records(shown, details))
 
     def advance(self, goal: int, without_idle: int) -> tuple[bool, bool]:
@@ -218,6 +226,7 @@ class Samples:
         closed, done = self.windows.advance(goal, without_idle)
         for number, each in closed:
             self._count_windows(number, each.drawn)
+            self._audit_windows(number, each.drawn)
             self._owner.emit(self._records[number].of_drawn(each.drawn, each.idle), each.drawn.rows.ts)
         messages = self.windows.take_messages()
         self._owner.send(messages)
@@ -266,6 +275,23 @@ class Samples:
             mine = drawn.places == place if place < len(declared) else drawn.places >= place
             kept = int(drawn.kept[mine].sum())
             self._count(sample, name, kept, int(drawn.seen[mine].sum()) - kept, instead=whole)
+
+    def _audit(self, sample: SamplePlan, draw: WindowDraw, shown: Offered, unit: Spans) -> None:
+        audit, declared = self._owner.audit, draw.settings.strata
+        if draw.settings.law == "first":
+            code = np.full(len(unit), -1, np.int32)
+            if shown.stratum is not None and declared:
+                code = DeclaredStrata(declared).codes(shown.stratum, hash64(shown.stratum, 0))
+            audit.shown(sample.called, declared, code, unit)
+            return
+        audit.hashed(sample.called, shown.unit)
+        if draw.ratio is not None:
+            audit.weighed(sample.called, shown.weight)
+
+    def _audit_windows(self, number: int, drawn: Drawn) -> None:
+        sample = self._plan.samples[number]
+        assert sample.windows is not None
+        self._owner.audit.closed(sample.called, sample.windows.settings.strata, drawn)
 
     def _count(self, sample: SamplePlan, stratum: str, kept: int, dropped: int, *, instead: bool = False) -> None:
         """instead: these are counts of everything since the start, and take the place of the last ones."""

@@ -91,6 +91,7 @@ class Sink:
         output = task.take_output()
         self._dead_limit.count(read, output.rejected)
         self._uncommitted.delays += output.delays
+        self._uncommitted.audit.add(output.audit)
         topic = self._plan.job.output.topic
         for encoded in output.records:
             self.begin().send_partitioned(topic, encoded.timestamps, encoded.keys, encoded.values)

@@ -17,6 +17,7 @@ from streamsample.kafka.changelog import StoredChunk
 from streamsample.labels import LATE, LIMIT, LabelJoin, Settled, Watermark, delta_parts
 from streamsample.labels.watermark import MIN
 from streamsample.records import Int64s, RecordBatch, Spans, TopicPartition
+from streamsample.runtime.audit import Audit
 from streamsample.runtime.co_partitioning import Placement, check_matches, check_placement
 from streamsample.runtime.computed import called
 from streamsample.runtime.exchange import Message
@@ -53,13 +54,14 @@ _FEEDBACK_ID_SEED = 1
 @dataclass(slots=True)
 class Output:
     """What a task has to write since it was last asked. delays: by target, the feedback loop lengths of explicit
-    labels, ms; messages: to other tasks.
+    labels, ms; messages: to other tasks; audit: of what was sampled.
     """
 
     records: list[Encoded] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     delays: list[tuple[str, Int64s]] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
+    audit: Audit = field(default_factory=Audit)
 
 
 class Task:
@@ -74,6 +76,7 @@ class Task:
         self.partition = partition
         self.positions: dict[str, int] = {}
         self.counts: Counter[str] = Counter()
+        self.audit = Audit()
         self.join = None if plan.join is None else LabelJoin(plan.join, settings.space)
         self.log = ChunkLog()
         self.start_ms: int | None = None
@@ -304,6 +307,7 @@ class Task:
     def take_output(self) -> Output:
         """What is to be written, handed over once."""
         output, self._output = self._output, Output()
+        output.audit, self.audit = self.audit, Audit()
         return output
 
     # -- state ------------------------------------------------------------------------------------

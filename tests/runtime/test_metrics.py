@@ -188,6 +188,8 @@ ELSEWHERE = {
         "idle_advances_total",
         "restore_duration_seconds",
         "filtered_total",
+        *("sample_baseline_total", "sample_ratio_total", "sample_hash_chi_square"),
+        *("sample_window_population", "sample_window_size", "sample_window_threshold"),
     )
 }
 """Set in other runs: see tests/acceptance (coverage, start, idleness, expressions) and tests/faults (restores)."""
