@@ -45,6 +45,11 @@ _BY_RATE: Final = {
 }
 
 
+_JUDGMENT: Final = Form(
+    "judgment sample",
+    {"rule": "rule: <expression>", "version": "version: <what the rule is called>"},
+    estimator="none",
+)
 _BY_COUNT: Final = Form("simple sample by count", {"count": "count: 1000", "window": WINDOW}, ("first_rate",))
 
 
@@ -75,6 +80,8 @@ _RESAMPLED: Final = replace(
     _windowed("resampling by importance", _RATIO, "by", "strata"), estimator="self_normalised", by_unit=False
 )
 ELSEWHERE: Final = {
+    "rule": "set design: judgment",
+    "version": "set design: judgment",
     "replacement": "set design: weighted, with a window",
     "target": "set design: importance",
     "proposal": "set design: importance",
@@ -110,6 +117,8 @@ _SPANS: Final = {
 
 def form_of(design: str, given: Container[str]) -> Form:
     """The form that a design has with the keys that are given."""
+    if design == "judgment":
+        return _JUDGMENT
     if design == "importance":
         return _RESAMPLED if "k" in given else _KEPT
     if design == "weighted" and "replacement" in given:

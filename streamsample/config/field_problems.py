@@ -153,6 +153,8 @@ def _input_fields(job: Job, schemas: list[AvroFields], checks: _SourceChecks) ->
         yield from checks.strata(sample.by or (), (*path, "by"))
         yield from checks.columns(sample.unit, (*path, "unit"), "identity")
         yield from checks.columns(sample.weight, (*path, "weight"), "double")
+        if sample.rule is not None:
+            yield from checks.expression(sample.rule, (*path, "rule"), None)
         for key in ("of", "target", "proposal"):
             yield from checks.columns(getattr(sample, key), (*path, key), "double")
     if job.split is not None:

@@ -119,6 +119,7 @@ def _sample(job: Job, sample: Sample) -> dict[str, Any]:
         "unit": described(sample.unit or job.input.id),
         "seed": sample.seed,
         **({"ratio": [described(sample.target), described(sample.proposal)]} if sample.target is not None else {}),
+        **({"rule": [sample.rule, sample.version]} if sample.rule is not None else {}),
         **({"count": [sample.count, sample.window_ms, sample.first_rate]} if sample.count else {}),
         **_windows(job, sample),
     }

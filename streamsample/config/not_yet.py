@@ -42,7 +42,9 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and not isinstance(value, Expanded)  # ${VAR} may hold a number
 
 
-_DESIGNS = "this version has simple, stratified, reservoir, weighted, recency, importance, convenience and quota"
+_DESIGNS = (
+    "this version has simple, stratified, reservoir, weighted, recency, importance, convenience, quota and judgment"
+)
 _COMPUTED = NotYet("expressions here", "filter or compute before the topic")
 _ONE_RULE = "this version takes one rule of one feedback per target"
 _LATER_DESIGN = (
@@ -85,8 +87,6 @@ _TABLE: dict[str, NotYet] = {
         "this design",
         _DESIGNS,
         _is(
-            "judgment",
-            "judgement",
             "snowball",
         ),
         whole_section=True,

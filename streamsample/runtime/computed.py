@@ -126,6 +126,10 @@ class SourceColumns:
         field = self._expression(text, "boolean", key, None)
         return self._computed.pop(field)
 
+    def truth(self, text: str, key: str) -> str:
+        """The path of a text column that says "true" or "false" of a condition."""
+        return self._expression(text, "text", key, None).path
+
     def _expression(self, text: str, kind: Kind, key: str, use: Use | None) -> Field:
         # Imported here: its kernels are compiled only for jobs that need them.
         from streamsample.expressions.compiled import Compiled

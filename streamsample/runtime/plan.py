@@ -121,12 +121,14 @@ class Ratio:
 class Draw:
     """A design that decides on each prediction as it comes. counted: what makes the rates of windows, in place of the
     design's own, afresh for each task; None: the design's are fixed. ratio: the weight, in place of 1/π.
+    rule: the text column that is "true" for records that an expert's rule takes; then nothing is random.
     """
 
     design: RateDesign
     units: Units
     counted: Callable[[], RateByCount] | None = None
     ratio: Ratio | None = None
+    rule: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +274,7 @@ def plan_of(job: Job) -> Plan:
     )
     samples = []
     for name, key, sample, draw, windows in designs:
-        spec = replace(plain, sampling=SamplingSpec(sample.design, sample.seed, sample.form.estimator, name))
+        spec = replace(plain, sampling=SamplingSpec(sample.name, sample.seed, sample.form.estimator, name))
         samples.append(SamplePlan(name, key, draw, windows, spec, _encoder(job, input_source, spec)))
     if not samples:
         samples.append(SamplePlan(None, "sample", None, None, plain, _encoder(job, input_source, plain)))
@@ -293,6 +295,9 @@ def _draw(job: Job, sample: Sample, columns: SourceColumns, key: str) -> Draw | 
     if sample.count is not None:
         rates = partial(RateByCount, sample.count, sample.closes_after_ms, job.grace_ms, sample.first_rate)
         return Draw(SimpleRate(1.0, sample.seed), _units(sample, columns, key), rates)
+    if sample.rule is not None:
+        rule = columns.truth(sample.rule, f"{key}.rule")
+        return Draw(SimpleRate(1.0), _units(sample, columns, key), rule=rule)
     ratio = _ratio(sample, columns, key)
     if ratio is not None:
         return Draw(SimpleRate(1.0, sample.seed), _units(sample, columns, key), ratio=ratio)

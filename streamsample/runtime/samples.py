@@ -19,7 +19,7 @@ from streamsample.runtime.plan import Plan, SamplePlan, Units, WindowDraw
 from streamsample.runtime.source import Events
 from streamsample.runtime.state import SchemaName
 from streamsample.runtime.training import ENVELOPE_BYTES_MAX, TARGET_BYTES_MAX, Encoded, Sampled, TrainingRecords
-from streamsample.runtime.windowing import Unusable, offered, ratios, unusable_numbers, unusable_ratios
+from streamsample.runtime.windowing import Unusable, is_true, offered, ratios, unusable_numbers, unusable_ratios
 from streamsample.sampling.design import Selection, unit_hash
 from streamsample.sampling.strata import DeclaredStrata
 from streamsample.sampling.window_columns import Details, Drawn, Offered
@@ -117,6 +117,9 @@ class Samples:
         if draw is not None:
             events, unit, stratum = self._with_units(sample, draw.units, events)
             chosen = draw.design.decide(unit, stratum)
+            if draw.rule is not None:
+                text = events.projection.text(draw.rule).take(events.rows)
+                chosen = Selection(is_true(text), np.full(len(text), np.nan), chosen.declared)
             if number in self._rates:
                 events, chosen = self._by_count(number, draw.design.seed, events, unit)
             rows = np.flatnonzero(chosen.keep)

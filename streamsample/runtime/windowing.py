@@ -14,6 +14,8 @@ from streamsample.runtime.source import Events
 from streamsample.sampling.ranks import unusable
 from streamsample.sampling.window_columns import Offered
 
+_TRUE = b"true"
+
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
@@ -53,6 +55,14 @@ def unusable_ratios(key: str, ratio: Ratio, events: Events) -> Unusable:
         f"{key}.proposal)"
     )
     return Unusable(np.flatnonzero(wrong), "bad_ratio", words)
+
+
+def is_true(text: Spans) -> Bools:
+    """Which of n texts are "true", bool[n]; a null is not."""
+    found = text.size == len(_TRUE)
+    for place, byte in enumerate(_TRUE):
+        found[found] = text.buffer[text.start[found] + place] == byte
+    return np.asarray(found)
 
 
 def ratios(ratio: Ratio, events: Events) -> Float64s:
