@@ -17,7 +17,7 @@ from kafka import TopicPartition as KafkaTopicPartition
 
 from streamsample.clock import ManualClock, SystemClock
 from streamsample.config.backfill import Backfill, backfill_of, backfilling
-from streamsample.errors import ConfigurationError
+from streamsample.errors import ConfigurationError, NotYetError
 from streamsample.records import TopicPartition
 from streamsample.runtime.plan import plan_of
 from streamsample.runtime.report import Progress
@@ -186,6 +186,23 @@ def test_b7_a_windowed_sample_is_that_of_the_whole_windows(
     assert len(wanted) > 50
 
 
+def test_b7_several_samples_with_windows_of_several_lengths(make_job: MakeJob) -> None:
+    samples = {
+        "short": {**RESERVOIR, "scope": "global"},
+        "long": {**RESERVOIR, "window": "25s"},
+        "share": {"design": "simple", "rate": 0.2},
+    }
+    job = make_job({"feedback": None, "targets": None, "samples": samples})
+    job.publish(shown(1_500))
+    job.later([Event("shown", event.at, "later", {"country": "IS", "amount": 1}) for event in later("1h", [""])])
+    job.run()
+    backfill(job, "again", FROM + 1_234, TO + 777)
+    trees = [(record, record.tree) for record in written(job, "training")]
+    wanted = [record for record, tree in trees if FROM + 1_234 <= tree["features"]["at"] < TO + 777]
+    assert written(job, "again") == wanted
+    assert {record.tree["sampling"]["sample"] for record in wanted} == set(samples)
+
+
 # -- ends ------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +335,19 @@ def test_what_a_backfill_refuses(given: tuple[str, str, str], said: str) -> None
     with pytest.raises(ConfigurationError) as error:
         backfilling(job_of(job_tree("job")), backfill_of(*given))
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("sample", "key"),
+    [
+        ({"design": "simple", "count": 10, "window": "10s"}, "sample.count"),
+        ({"design": "reservoir", "k": 10, "every": "10s"}, "sample.every"),
+        ({"design": "reservoir", "k": 10, "records": 1000}, "sample.records"),
+    ],
+)
+def test_samples_that_depend_on_all_before_them_are_refused_by_name(sample: dict[str, Any], key: str) -> None:
+    with pytest.raises(NotYetError, match=rf"{key}: not yet: a backfill of a sample that depends on all before it"):
+        backfilling(job_of(job_tree("job", only(sample))), backfill_of("2026-01-01", "2026-01-02", "out"))
 
 
 def test_into_the_live_topic_only_when_that_is_said(tmp_path: Path) -> None:

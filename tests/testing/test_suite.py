@@ -118,6 +118,33 @@ def test_b7_a_windowed_sample_of_all_partitions(tmp_path: Path) -> None:
         assert results[0].passed, told(results)
 
 
+COMPOSITE = {
+    "input.id": ["session", "item.id"],
+    "input.time": {"field": "at", "unit": "iso8601"},
+    "feedback.clicks.refers_to": ["session", "item"],
+    "feedback.clicks.time": {"expression": "int(seconds) * 1000 + 5", "unit": "ms"},
+    "feedback.clicks.id": ["session", "seconds"],
+}
+
+
+def test_ids_of_several_fields_and_times_by_text_and_expression(tmp_path: Path) -> None:
+    timeline = """\
+tests:
+  - name: composite
+    events:
+      - 0s input s1/i1
+      - 0s input s1/i2
+      - {{at: 2s, topic: clicks, id: {id}, with: {{seconds: 1767225602}}}}
+    expect:
+      - {{id: s1/i1, clicked: {{value: 1, delay_ms: 2005}}, features: {{session: s1, item: {{id: i1}}}}}}
+      - {{id: s1/i2, clicked: 0 implicit}}
+"""
+    results = run(tmp_path, timeline.format(id="s1/i1"), COMPOSITE)
+    assert results[0].passed, told(results)
+    with pytest.raises(ConfigurationError, match="the id s1 has 1 parts, and the job's has 2 - write a/b"):
+        run(tmp_path, timeline.format(id="s1"), COMPOSITE)
+
+
 # -- what is wrong with a file ---------------------------------------------------------------------------
 
 
