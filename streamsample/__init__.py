@@ -9,7 +9,8 @@ The way of the data, and the room that does each part:
           ─▶ formats    training records, features spliced in
           ─▶ kafka      one transaction: records, dead letters, state, positions ─▶ Kafka
 
-`runtime` drives it, `config` reads the job file, `cli` is the command line.
+`runtime` drives it, `testing` plays timelines to it without Kafka, `config` reads the job file, `expressions` computes
+what it says in CEL, `cli` is the command line.
 """
 
 __version__ = "0.1.0"

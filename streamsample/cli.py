@@ -13,10 +13,12 @@ import typer
 from rich.console import Console
 
 from streamsample import __version__
+from streamsample.clock import SystemClock
 from streamsample.errors import ConfigurationError, StreamsampleError
 
 if TYPE_CHECKING:
     from streamsample.config import Job
+    from streamsample.runtime.report import Progress
 
 EXIT_FAILURE = 1
 EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
@@ -31,6 +33,12 @@ app = typer.Typer(
 broker_app = typer.Typer(no_args_is_help=True, help="A local single-node Apache Kafka, for trying things out.")
 app.add_typer(broker_app, name="broker")
 
+From = Annotated[
+    str | None, typer.Option("--from", help="Replay predictions from this event time on: 2026-01-01 (UTC), or a time.")
+]
+To = Annotated[str | None, typer.Option("--to", help="Replay predictions before this event time.")]
+OutputTopic = Annotated[str | None, typer.Option("--output-topic", help="Where a replay writes.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Let a replay write into the live job's own output topic.")]
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).")]
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -55,13 +63,15 @@ def _load(path: Path) -> Job:
     return load_job(path, os.environ)
 
 
-def _load_kernels(job: Job | None = None) -> None:
-    """Those that `job` needs; without one, all."""
+def _load_kernels(job: Job | None = None, *, broker: bool = True) -> None:
+    """Those that `job` needs; without one, all. broker: those that talk to brokers too."""
     from streamsample.runtime.warmup import FORMATS, load_kernels
 
     formats = FORMATS.keys() if job is None else {job.input.format, *(each.format for each in job.feedback.values())}
     windows = job is None or any(sample.windowed for sample in job.samples_by_name.values())
-    load_kernels(lambda words: err.print(words, style="dim"), formats, windows=windows, computed=job is None)
+    load_kernels(
+        lambda words: err.print(words, style="dim"), formats, windows=windows, computed=job is None, broker=broker
+    )
 
 
 def _version(wanted: bool) -> None:
@@ -87,11 +97,19 @@ def run(
     ] = False,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes on this machine.")] = 1,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    first: From = None,
+    end: To = None,
+    output_topic: OutputTopic = None,
+    replace: Replace = False,
 ) -> None:
-    """Run a job until SIGTERM or Ctrl-C, which commit and leave the group."""
+    """Run a job until SIGTERM or Ctrl-C, which commit and leave the group.
+
+    With --from, --to and --output-topic it replays a range of the past beside the live job, with the same records, and
+    ends by itself; begun again, it goes on where it stopped. See docs/backfill.md.
+    """
     with _errors_told():
         _log_at(log_level)
-        job = _load(job_file)
+        job = _of_range(_load(job_file), first, end, output_topic, replace)
         _load_kernels(job)
         from streamsample.runtime.service import Options, run_job
 
@@ -108,6 +126,36 @@ def run(
             f"{progress.open_rows:,}, dead letters {progress.dead:,}",
             markup=False,
         )
+        if job.backfill is not None:
+            _tell_of_backfill(job, job_file, progress)
+
+
+def _of_range(job: Job, first: str | None, end: str | None, output_topic: str | None, replace: bool) -> Job:
+    """The job as it replays a range, if the command line names one."""
+    if first is None and end is None and output_topic is None and not replace:
+        return job
+    if first is None or end is None or output_topic is None:
+        raise typer.BadParameter("a replay needs all three", param_hint="--from, --to, --output-topic")
+    from streamsample.config.backfill import backfill_of, backfilling
+
+    return backfilling(job, backfill_of(first, end, output_topic, replace=replace))
+
+
+def _tell_of_backfill(job: Job, job_file: Path, progress: Progress) -> None:
+    backfill = job.backfill
+    assert backfill is not None
+    err.print(f"backfill of {backfill}, as group {job.group}, into {backfill.output_topic}", markup=False)
+    if progress.open_rows:
+        err.print(
+            f"the inputs end before the windows of {progress.open_rows:,} predictions close: nothing was written of "
+            "them; run it again when more has come",
+            style="yellow",
+            markup=False,
+        )
+    elif not progress.records_in:
+        again = f"--from {backfill.from_ms} --to {backfill.to_ms} --output-topic {backfill.output_topic}"
+        again += " --replace" * backfill.replace
+        err.print(f"nothing was left to do; to start over: streamsample reset {job_file} {again}", markup=False)
 
 
 def _log_at(level: str) -> None:
@@ -143,7 +191,6 @@ def validate(
 
 
 def _look_at_cluster(job: Job) -> None:
-    from streamsample.clock import SystemClock
     from streamsample.kafka.topics import TopicAdmin
     from streamsample.runtime.preflight import inspect
 
@@ -156,6 +203,41 @@ def _look_at_cluster(job: Job) -> None:
         err.print(f"{name}: {topic.partitions} partitions", markup=False)
     for words in warnings:
         err.print(f"warning: {words}", style="yellow", markup=False)
+
+
+@app.command("test")
+def play(
+    job_file: JobFile,
+    timelines: Annotated[
+        Path | None, typer.Option("--timelines", help="The file of tests; default: JOB.tests.yaml beside the job file.")
+    ] = None,
+    only: Annotated[str, typer.Option("--only", help="Run the tests with this in their names.")] = "",
+) -> None:
+    """Play timelines of events to a job, without a broker, and compare its training records with those expected.
+
+    See docs/testing.md. Exit code 1 if one differs.
+    """
+    with _errors_told():
+        clock = SystemClock()
+        job = _load(job_file)
+        _load_kernels(job, broker=False)
+        from streamsample.config.timeline import beside
+        from streamsample.runtime.plan import plan_of
+        from streamsample.testing.suite import Suite
+        from streamsample.testing.tell import lines_of
+
+        path = beside(job_file) if timelines is None else timelines
+        suite = Suite(plan_of(job), path)
+        began = clock.elapsed_ms()
+        results = list(suite.run(only=only))
+        for result in results:
+            for style, words in lines_of(result, str(path)):
+                out.print(words, style=style, markup=False)
+        failed = sum(not result.passed for result in results)
+        took = f"in {clock.elapsed_ms() - began} ms"
+        err.print(f"{path}: {len(results) - failed} passed, {failed} failed, {took}", markup=False)
+        if failed or not results:
+            raise typer.Exit(EXIT_FAILURE)
 
 
 @app.command()
@@ -193,24 +275,29 @@ def verify(
 def reset(
     job_file: JobFile,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    first: From = None,
+    end: To = None,
+    output_topic: OutputTopic = None,
+    replace: Replace = False,
 ) -> None:
     """Forget a job's state: its group's positions and its changelog. The next run begins at `start`.
 
-    What it has written stays; records of predictions that are read again are written again.
+    What it has written stays; records of predictions that are read again are written again. With the options of a
+    replay, the state of that replay is forgotten, and the live job's is not touched.
     """
     with _errors_told():
-        job = _load(job_file)
+        job = _of_range(_load(job_file), first, end, output_topic, replace)
         if not yes:
-            typer.confirm(f"Forget the positions and open rows of job {job.name}?", abort=True)
+            typer.confirm(f"Forget the positions and open rows of job {job.group}?", abort=True)
         from streamsample.kafka.topics import TopicAdmin
 
         admin = TopicAdmin(job.kafka.options("admin"))
         try:
-            admin.delete_group(job.name)
+            admin.delete_group(job.group)
             admin.delete([job.changelog_topic, *([job.windows_topic] if job.exchanges_windows else [])])
         finally:
             admin.close()
-        err.print(f"job {job.name}: state forgotten", markup=False)
+        err.print(f"job {job.group}: state forgotten", markup=False)
 
 
 @app.command()

@@ -32,6 +32,7 @@ LAYERS: dict[str, set[str]] = {
     "labels": BASE | {"config"},
     "kafka": BASE | {"config"},
     "runtime": BASE | {"config", "expressions", "formats", "sampling", "labels", "kafka"},
+    "testing": BASE | {"config", "expressions", "formats", "sampling", "labels", "kafka", "runtime"},
 }
 TOP = {"cli", "__init__", "__main__", "demo"}
 

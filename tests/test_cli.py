@@ -74,6 +74,7 @@ def test_version() -> None:
         ["run", "job.yaml", "--workers", "many"],
         ["run", "job.yaml", "--log-level", "loud"],
         ["validate", "a.yaml", "b.yaml"],
+        ["test"],
         ["broker", "restart"],
     ],
     ids=" ".join,
@@ -85,7 +86,9 @@ def test_wrong_usage(arguments: list[str]) -> None:
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["validate"], ["reset"], ["demo"], ["broker"], ["broker", "status"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["validate"], ["test"], ["reset"], ["demo"], ["broker"], ["broker", "status"]]
+)
 def test_help_reads_well(command: list[str]) -> None:
     result = call(*command, "--help")
     assert result.exit_code == 0
@@ -95,10 +98,19 @@ def test_help_reads_well(command: list[str]) -> None:
         assert len(line) <= 200
     if not command:
         assert "Exit codes: 0 done, 1 failure, 2 wrong usage, 78 wrong configuration." in text
-        for name in ("run", "validate", "reset", "demo", "broker"):
+        for name in ("run", "validate", "test", "reset", "demo", "broker"):
             assert f" {name} " in text
     if command == ["run"]:
-        for words in ("--until-caught-up", "--workers", "--log-level", "SIGTERM or Ctrl-C, which commit and leave"):
+        for words in (
+            "--until-caught-up",
+            "--from",
+            "--to",
+            "--output-topic",
+            "--replace",
+            "--workers",
+            "--log-level",
+            "SIGTERM or Ctrl-C, which commit and leave",
+        ):
             assert words in text
 
 
@@ -181,6 +193,35 @@ def test_a_state_directory_that_cannot_be_had_is_refused(job_file: Path, tmp_pat
     result = call("run", job_file)
     assert result.exit_code == CONFIGURATION
     assert f"state.directory: {tmp_path}/state cannot be used: File exists" in result.stderr
+
+
+# -- tests of a job -----------------------------------------------------------------------------------
+
+
+def test_the_tests_of_the_flights_pass() -> None:
+    result = call("test", ROOT / "configs" / "flights.yaml")
+    assert result.exit_code == 0
+    assert len(re.findall("^  ok    ", result.stdout, re.MULTILINE)) >= 6
+    assert re.search(r"flights\.tests\.yaml: \d+ passed, 0 failed, in \d+ ms\n$", result.stderr)
+    result = call("test", ROOT / "configs" / "flights.yaml", "--only", "twice")
+    assert result.stdout == "  ok    a landing that is told twice counts once\n"
+
+
+def test_a_test_that_fails_shows_what_came(job_file: Path, tmp_path: Path) -> None:
+    tests = tmp_path / "other.yaml"
+    tests.write_text("tests: [{name: wrong, events: [0s input a], expect: [{id: a, clicked: 1 explicit}]}]")
+    result = call("test", job_file, "--timelines", tests)
+    assert result.exit_code == FAILURE
+    assert "    - {id: a, clicked: 1 explicit}" in result.stdout
+    assert "    + {id: a, clicked: 0 implicit}" in result.stdout
+    assert result.stderr.startswith(f"{tests}: 0 passed, 1 failed")
+    assert call("test", job_file, "--timelines", tests, "--only", "none such").exit_code == FAILURE
+
+
+def test_without_its_file_of_tests_it_is_named(job_file: Path, tmp_path: Path) -> None:
+    result = call("test", job_file)
+    assert result.exit_code == CONFIGURATION
+    assert result.stderr == f"{tmp_path}/job.tests.yaml: no such file - give the path of a file of tests\n"
 
 
 # -- the cluster --------------------------------------------------------------------------------------------

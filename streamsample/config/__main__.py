@@ -1,4 +1,4 @@
-"""Write configs/job.schema.json and the tables of docs/job-file.md anew: `python -m streamsample.config`."""
+"""Write what is derived from the models anew, schemas and tables: `python -m streamsample.config`."""
 
 from streamsample.config.reference import write
 

@@ -16,7 +16,8 @@ BY: Final = "by: <field>, or a list of fields"
 class Form:
     """One design in one of its forms. name: as messages call it; needs: the keys it must have, each with an example;
     may: those it may have. windowed: it has a fixed size per window, else a rate. estimator: how the weights of its
-    records are to be used (see `formats.training`); "none": it is not random.
+    records are to be used (see `formats.training`); "none": it is not random. by_unit: units of several records can be
+    drawn.
     """
 
     name: str
@@ -24,10 +25,13 @@ class Form:
     may: tuple[str, ...] = ()
     windowed: bool = False
     estimator: str = "horvitz_thompson"
+    by_unit: bool = True
 
     def takes(self, key: str) -> bool:
         """Whether a key means something in it."""
-        return key in self.needs or key in self.may or key in _ALWAYS or (self.random and key in _RANDOM)
+        if key == "unit":
+            return self.random and self.by_unit
+        return key in self.needs or key in self.may or key == "design" or (self.random and key == "seed")
 
     @property
     def random(self) -> bool:
@@ -35,14 +39,17 @@ class Form:
         return self.estimator != "none"
 
 
-_ALWAYS: Final = ("design",)
-_RANDOM: Final = ("unit", "seed")
 _BY_RATE: Final = {
     "simple": Form("simple sample", {"rate": RATE}),
     "stratified": Form("stratified sample", {"rate": RATE, "by": BY}, ("rates",)),
 }
 
 
+_JUDGMENT: Final = Form(
+    "judgment sample",
+    {"rule": "rule: <expression>", "version": "version: <what the rule is called>"},
+    estimator="none",
+)
 _BY_COUNT: Final = Form("simple sample by count", {"count": "count: 1000", "window": WINDOW}, ("first_rate",))
 
 
@@ -60,7 +67,25 @@ _OF_FIXED_SIZE: Final = {
     "convenience": replace(_windowed("convenience sample", {}), estimator="none"),
     "quota": replace(_windowed("quota sample", {"by": BY}, "strata"), estimator="none"),
 }
+_REPLACED: Final = replace(
+    _windowed("weighted sample with replacement", {"weight": "weight: <field>"}, "by", "strata", "replacement"),
+    estimator="hansen_hurwitz",
+    by_unit=False,
+)
+_RATIO: Final = {"target": "target: <field>", "proposal": "proposal: <field>"}
+_KEPT: Final = Form(
+    "sample by importance", {**_RATIO, "keep": "keep: all, or k and window"}, estimator="self_normalised"
+)
+_RESAMPLED: Final = replace(
+    _windowed("resampling by importance", _RATIO, "by", "strata"), estimator="self_normalised", by_unit=False
+)
 ELSEWHERE: Final = {
+    "rule": "set design: judgment",
+    "version": "set design: judgment",
+    "replacement": "set design: weighted, with a window",
+    "target": "set design: importance",
+    "proposal": "set design: importance",
+    "keep": "set design: importance, without k",
     "rates": "set design: stratified",
     "by": "set design: stratified",
     "allocation": "set design: stratified",
@@ -92,6 +117,12 @@ _SPANS: Final = {
 
 def form_of(design: str, given: Container[str]) -> Form:
     """The form that a design has with the keys that are given."""
+    if design == "judgment":
+        return _JUDGMENT
+    if design == "importance":
+        return _RESAMPLED if "k" in given else _KEPT
+    if design == "weighted" and "replacement" in given:
+        return _REPLACED
     if design == "simple" and "count" in given:
         return _BY_COUNT
     if design in _BY_RATE and not (design in _OF_FIXED_SIZE and "k" in given):

@@ -37,6 +37,20 @@ class Position(NamedTuple):
     column: int
 
 
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """What a file should be, for those who gave something else. noun: "a job file"; first: a key that it begins with;
+    needs: what it cannot do without.
+    """
+
+    noun: str
+    first: str
+    needs: str
+
+
+JOB_FILE = Sort("a job file", '"job: <name>"', "a job needs at least job, kafka, input and output")
+
+
 @dataclass
 class Document:
     """What a file says.
@@ -69,22 +83,22 @@ class Document:
         return Position(1, 1)
 
 
-def read_document(path: Path, environ: Mapping[str, str]) -> Document:
+def read_document(path: Path, environ: Mapping[str, str], sort: Sort = JOB_FILE) -> Document:
     """Read the file at `path`. Raises ConfigurationError if it cannot be read as YAML at all."""
     name = str(path)
     try:
         with path.open("rb") as file:
             raw = file.read(FILE_BYTES_MAX + 1)
     except FileNotFoundError:
-        raise ConfigurationError(f"{name}: no such file", remedy="give the path of a job file") from None
+        raise ConfigurationError(f"{name}: no such file", remedy=f"give the path of {sort.noun}") from None
     except IsADirectoryError:
-        raise ConfigurationError(f"{name}: is a directory", remedy="give the path of a job file in it") from None
+        raise ConfigurationError(f"{name}: is a directory", remedy=f"give the path of {sort.noun} in it") from None
     except OSError as error:
         raise ConfigurationError(f"{name}: cannot be read: {error.strerror}") from error
     if len(raw) > FILE_BYTES_MAX:
         raise ConfigurationError(
             f"{name}: is larger than {FILE_BYTES_MAX} bytes",
-            remedy="a job file is a page or two: is this the right file?",
+            remedy=f"{sort.noun} is some pages long: is this the right file?",
         )
     try:
         text = raw.decode("utf-8-sig")
@@ -94,10 +108,10 @@ def read_document(path: Path, environ: Mapping[str, str]) -> Document:
         raise ConfigurationError(
             f"{name}:{line}:{column}: byte 0x{raw[error.start]:02x} is not UTF-8", remedy="save the file as UTF-8"
         ) from None
-    return read_text(text, name, environ)
+    return read_text(text, name, environ, sort)
 
 
-def read_text(text: str, name: str, environ: Mapping[str, str]) -> Document:
+def read_text(text: str, name: str, environ: Mapping[str, str], sort: Sort = JOB_FILE) -> Document:
     """Read YAML text; `name` is what errors call it."""
     document = Document(name)
     # The composer and the check below recurse; the depth is bounded before Python's own limit is met.
@@ -110,12 +124,12 @@ def read_text(text: str, name: str, environ: Mapping[str, str]) -> Document:
     except ValueError as error:  # e.g. an out-of-range \U escape
         raise ConfigurationError(f"{name}: is not YAML: {error}") from None
     if root is None:
-        raise ConfigurationError(f"{name}: is empty", remedy="a job needs at least job, kafka, input and output")
+        raise ConfigurationError(f"{name}: is empty", remedy=sort.needs)
     _Builder(document, environ).build(root)
     if not isinstance(document.tree, dict):
         line, column = document.values[()]
         raise ConfigurationError(
-            f"{name}:{line}:{column}: is not a mapping of keys to values", remedy='start with "job: <name>"'
+            f"{name}:{line}:{column}: is not a mapping of keys to values", remedy=f"start with {sort.first}"
         )
     return document
 

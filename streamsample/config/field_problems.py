@@ -155,7 +155,10 @@ def _input_fields(job: Job, schemas: list[AvroFields], checks: _SourceChecks) ->
         yield from checks.strata(sample.by or (), (*path, "by"))
         yield from checks.columns(sample.unit, (*path, "unit"), "identity")
         yield from checks.columns(sample.weight, (*path, "weight"), "double")
-        yield from checks.columns(sample.of, (*path, "of"), "double")
+        if sample.rule is not None:
+            yield from checks.expression(sample.rule, (*path, "rule"), None)
+        for key in ("of", "target", "proposal"):
+            yield from checks.columns(getattr(sample, key), (*path, key), "double")
     if job.split is not None:
         yield from checks.columns(job.split.by, ("split", "by"), "identity")
     if job.features is not None:

@@ -123,6 +123,8 @@ def _sample(job: Job, sample: Sample) -> dict[str, Any]:
         "rates": sorted(sample.rates_by_stratum.items()),
         "unit": described(sample.unit or job.input.id),
         "seed": sample.seed,
+        **({"ratio": [described(sample.target), described(sample.proposal)]} if sample.target is not None else {}),
+        **({"rule": [sample.rule, sample.version]} if sample.rule is not None else {}),
         **({"count": [sample.count, sample.window_ms, sample.first_rate]} if sample.count else {}),
         **_windows(job, sample),
     }
@@ -147,6 +149,7 @@ def _windows(job: Job, sample: Sample) -> dict[str, Any]:
         "strata": sample.strata,
         "others": job.limits.strata_max if sample.by else None,
         "scope": sample.scope,
+        "replacement": sample.replacement,
         **({"allocation": allocation} if allocation else {}),
     }
 

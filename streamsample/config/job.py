@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from streamsample.config import identity
 from streamsample.config.field_problems import field_problems
@@ -32,6 +32,9 @@ from streamsample.config.sample import Sample
 from streamsample.config.targets import Target
 from streamsample.config.units import format_duration
 from streamsample.config.values import Duration, JobName, Name, PositiveDuration, Start
+
+if TYPE_CHECKING:
+    from streamsample.config.backfill import Backfill
 
 HOUR_MS = 3_600_000
 TARGETS_MAX = 32
@@ -102,6 +105,25 @@ class Job(Section):
     metrics: Metrics = Field(Metrics(), description="where metrics and health are served")
     state: State = Field(State(), description="what a worker keeps on disk")
 
+    _group: str | None = PrivateAttr(None)
+    _backfill: Backfill | None = PrivateAttr(None)
+
+    def run_as(self, group: str, backfill: Backfill) -> None:
+        """Let this job be the replay of a range: see `backfill.backfilling`."""
+        self._group, self._backfill = group, backfill
+
+    @property
+    def group(self) -> str:
+        """The consumer group, and the root of the names of all that a run has of its own: the job's name, unless it
+        replays a range.
+        """
+        return self._group or self.name
+
+    @property
+    def backfill(self) -> Backfill | None:
+        """The range that is replayed; None for the live job."""
+        return self._backfill
+
     @property
     def largest_window_ms(self) -> int:
         """The longest window, of feedback or of a sample; 0 without any."""
@@ -112,6 +134,11 @@ class Job(Section):
     def samples_by_name(self) -> dict[str | None, Sample]:
         """All samples, by their names; the only one of a job has none."""
         return {None: self.sample} if self.sample is not None else dict(self.samples.items())
+
+    @property
+    def sample_windows(self) -> set[int]:
+        """The lengths of the windows of samples, ms."""
+        return {sample.window_ms for sample in self.samples_by_name.values() if sample.window_ms is not None}
 
     @property
     def max_ahead_ms(self) -> int:
@@ -132,7 +159,7 @@ class Job(Section):
 
     @property
     def dead_letters_topic(self) -> str:
-        return self.dead_letters.topic or f"{self.name}.dead-letters"
+        return self.dead_letters.topic or f"{self.group}.dead-letters"
 
     @property
     def late_topic(self) -> str | None:
@@ -148,7 +175,7 @@ class Job(Section):
 
     @property
     def changelog_topic(self) -> str:
-        return self.changelog.topic or f"{self.name}.changelog"
+        return self.changelog.topic or f"{self.group}.changelog"
 
     @property
     def exchanges_windows(self) -> bool:
@@ -158,11 +185,11 @@ class Job(Section):
     @property
     def windows_topic(self) -> str:
         """Where tasks tell each other what they held of a window, for a sample of all partitions."""
-        return f"{self.name}.windows"
+        return f"{self.group}.windows"
 
     @property
     def state_directory(self) -> Path:
-        return self.state.directory or Path(".streamsample", self.name).absolute()
+        return self.state.directory or Path(".streamsample", self.group).absolute()
 
     @property
     def rows_directory(self) -> Path:
@@ -254,6 +281,8 @@ def sample_problems(job: Job) -> Iterator[Problem]:
     if job.sample is not None and job.sample.windowed and job.targets:
         what = f"not yet: a {job.sample.design} sample of labelled records"
         yield Problem(("sample", "design"), what, f"give a rate, or {apart}", not_yet=True)
+    if job.sample is not None and job.sample.keep is not None and job.targets:
+        yield Problem(("sample", "keep"), "not yet: weights of importance of labelled records", apart, not_yet=True)
     if job.samples and job.targets:
         what = "not yet: several samples of labelled records"
         yield Problem(("samples",), what, f"give one under sample, or {apart}", at_key=True, not_yet=True)

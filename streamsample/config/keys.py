@@ -82,9 +82,9 @@ def walk(section: type[Section] = Job, above: str = "") -> Iterator[Key]:
             yield from walk(inner, path + step)
 
 
-def known_keys(path: KeyPath) -> list[str]:
-    """What the mapping at `path` may contain; empty if it is no section."""
-    section: type[Section] | None = Job
+def known_keys(path: KeyPath, root: type[Section] = Job) -> list[str]:
+    """What the mapping at `path` below `root` may contain; empty if it is no section."""
+    section: type[Section] | None = root
     between = ""
     for step in path:
         if between:  # a name or an index, which the user chooses

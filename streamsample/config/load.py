@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from streamsample.config.document import Document, read_document, read_text
 from streamsample.config.job import NEEDS, Job
 from streamsample.config.keys import elsewhere, known_keys, yaml_key
+from streamsample.config.models import Section
 from streamsample.config.not_yet import refused
 from streamsample.config.problems import KeyPath, Problem, Wrong, WrongTogether, key_name, listed, nearest, show
 from streamsample.errors import ConfigurationError, NotYetError
@@ -52,7 +53,7 @@ def _job(document: Document, directory: Path) -> Job:
     try:
         job = Job.model_validate(document.tree, context=context)
     except ValidationError as error:
-        structural, crossing = _explain(error)
+        structural, crossing = explain(error)
         # Nor of a section that lacks something only because it was refused.
         problems += [
             problem
@@ -64,7 +65,7 @@ def _job(document: Document, directory: Path) -> Job:
     else:
         if not problems:
             return job
-    raise _error(document, problems)
+    raise error_of(document, problems)
 
 
 def _within(path: KeyPath, tops: Iterable[KeyPath]) -> bool:
@@ -81,8 +82,8 @@ def _remove(tree: Any, path: KeyPath) -> None:
         tree.pop(path[-1], None)
 
 
-def _explain(error: ValidationError) -> tuple[list[Problem], list[Problem]]:
-    """Problems within sections, and problems between them."""
+def explain(error: ValidationError, root: type[Section] = Job) -> tuple[list[Problem], list[Problem]]:
+    """Problems within sections, and problems between them. root: what the file is."""
     structural: list[Problem] = []
     crossing: list[Problem] = []
     for count, detail in enumerate(error.errors(include_url=False)):
@@ -93,11 +94,11 @@ def _explain(error: ValidationError) -> tuple[list[Problem], list[Problem]]:
         elif detail["type"] == "extra_forbidden" and count >= SUGGESTIONS_MAX:
             structural.append(Problem(path, "unknown key", at_key=True))
         else:
-            structural.append(_problem(path, detail, cause))
+            structural.append(_problem(path, detail, cause, root))
     return structural, crossing
 
 
-def _problem(path: KeyPath, detail: ErrorDetails, cause: Any) -> Problem:
+def _problem(path: KeyPath, detail: ErrorDetails, cause: Any, root: type[Section]) -> Problem:
     """One of pydantic's findings in our words."""
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     found = f", found {show(value)}"
@@ -107,13 +108,13 @@ def _problem(path: KeyPath, detail: ErrorDetails, cause: Any) -> Problem:
     if kind == "missing":
         return Problem(path, "is required")
     if kind == "extra_forbidden":
-        return _unknown(path)
+        return _unknown(path, root)
     if kind == "literal_error":
         words = str(context.get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
         meant = nearest(value, words) if isinstance(value, str) else None
         return Problem(path, f"must be {listed(words)}{found}", f"did you mean {meant}?" if meant else None)
     if kind in ("model_type", "dict_type", "mapping_type", "model_attributes_type"):
-        keys = known_keys(path)
+        keys = known_keys(path, root)
         return Problem(path, f"must be a mapping{found}", f"with {listed(keys, 'and')}" if keys else None)
     if kind in ("tuple_type", "list_type"):
         return Problem(path, f"must be a list{found}")
@@ -125,13 +126,13 @@ def _problem(path: KeyPath, detail: ErrorDetails, cause: Any) -> Problem:
     return Problem(path, detail["msg"][:1].lower() + detail["msg"][1:] + found, at_key=at_key)
 
 
-def _unknown(path: KeyPath) -> Problem:
+def _unknown(path: KeyPath, root: type[Section]) -> Problem:
     key = str(path[-1])
-    known = known_keys(path[:-1])
+    known = known_keys(path[:-1], root)
     meant = nearest(key, known)
     if meant:
         remedy = f"did you mean {meant}?"
-    elif place := elsewhere(key):
+    elif root is Job and (place := elsewhere(key)):
         remedy = f"it belongs in {place}" if place.endswith(key) else f"did you mean {place}?"
     elif key == "guarantee":
         remedy = "remove it: exactly once is the only guarantee"
@@ -163,7 +164,7 @@ def _crossing(tree: dict[str, Any], context: dict[str, Any], said: list[KeyPath]
     return [problem for check, needs in NEEDS.items() if bad.isdisjoint(needs) for problem in check(job)]
 
 
-def _error(document: Document, problems: list[Problem]) -> ConfigurationError:
+def error_of(document: Document, problems: list[Problem]) -> ConfigurationError:
     """One line for each problem, in the order of the file."""
     lines: list[tuple[int, int, str, Problem]] = []
     for problem in problems:

@@ -38,11 +38,13 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list)
 
 
-_DESIGNS = "this version has simple, stratified, reservoir, weighted, recency, convenience and quota"
+_DESIGNS = (
+    "this version has simple, stratified, reservoir, weighted, recency, importance, convenience, quota and judgment"
+)
 _COMPUTED = NotYet("expressions here", "filter or compute before the topic")
 _LATER_DESIGN = (
     *("size", "target_count", "weights", "decay"),
-    *("proposal", "replacement", "order", "quota", "budget", "hops", "seeds"),
+    *("order", "quota", "budget", "hops", "seeds"),
 )
 
 _WHERE = NotYet("where at this place", "set it on the input or on the feedback")
@@ -74,9 +76,6 @@ _TABLE: dict[str, NotYet] = {
         "this design",
         _DESIGNS,
         _is(
-            "importance",
-            "judgment",
-            "judgement",
             "snowball",
         ),
         whole_section=True,

@@ -1,6 +1,6 @@
-"""What is derived from the models for readers: the JSON Schema for editors, and the tables of docs/job-file.md.
+"""What is derived from the models for readers: JSON Schemas for editors, and tables of the documents.
 
-`python -m streamsample.config` writes both; a test holds that they are up to date.
+`python -m streamsample.config` writes them; a test holds that they are up to date.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ from typing import Any
 from streamsample.config import kafka_options
 from streamsample.config.job import Job
 from streamsample.config.keys import Key, walk
+from streamsample.config.models import Section
 from streamsample.config.not_yet import settings
 
 ROOT = Path(__file__).parents[2]
 SCHEMA_FILE = Path("configs/job.schema.json")
 DOCUMENT_FILE = Path("docs/job-file.md")
+TESTS_SCHEMA_FILE = Path("configs/tests.schema.json")
+TESTS_DOCUMENT_FILE = Path("docs/testing.md")
 
+_HEAD = ("| key | value | default | meaning |", "| --- | --- | --- | --- |")
 _TITLES = {
     "": "The file",
     "kafka": "kafka",
@@ -52,9 +56,22 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "streamsample job"}
 
 
-def schema_text() -> str:
-    """What configs/job.schema.json contains."""
-    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+def json_schema_of_tests() -> dict[str, Any]:
+    """The JSON Schema of a file of tests."""
+    schema = _timelines().model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "tests of a streamsample job"}
+
+
+def _timelines() -> type[Section]:
+    # Imported here: jobs that run need no tests.
+    from streamsample.config.timeline import Timelines
+
+    return Timelines
+
+
+def schema_text(schema: dict[str, Any] | None = None) -> str:
+    """What configs/job.schema.json contains, or the file of another schema."""
+    return json.dumps(schema or json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def tables() -> dict[str, str]:
@@ -65,12 +82,13 @@ def tables() -> dict[str, str]:
         ["| option | why it is not for the job to set |", "| --- | --- |"]
         + [f"| `{name}` | {why} |" for name, why in sorted(kafka_options.OWNED.items())]
     )
+    found["tests"] = "\n".join([*_HEAD, *(_row(key) for key in walk(_timelines()))])
     found["not-yet"] = ", ".join(f"`{name}`" for name in settings())
     return found
 
 
 def _table(top: str) -> str:
-    rows = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
+    rows = list(_HEAD)
     for key in walk():
         first = key.path.partition(".")[0].removesuffix("[]")
         is_top = key.path == first
@@ -105,7 +123,9 @@ def filled(text: str) -> str:
 
 
 def write(root: Path = ROOT) -> None:
-    """Write both files in a checkout."""
+    """Write them all in a checkout."""
     (root / SCHEMA_FILE).write_text(schema_text(), encoding="utf-8")
-    document = root / DOCUMENT_FILE
-    document.write_text(filled(document.read_text(encoding="utf-8")), encoding="utf-8")
+    (root / TESTS_SCHEMA_FILE).write_text(schema_text(json_schema_of_tests()), encoding="utf-8")
+    for name in (DOCUMENT_FILE, TESTS_DOCUMENT_FILE):
+        document = root / name
+        document.write_text(filled(document.read_text(encoding="utf-8")), encoding="utf-8")

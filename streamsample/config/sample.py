@@ -7,13 +7,23 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from streamsample.config.columns import ColumnSetting, ColumnsSetting, Each, StrataSetting, StratumColumn, shown
+from streamsample.config.columns import (
+    ColumnSetting,
+    ColumnsSetting,
+    Each,
+    ExpressionText,
+    StrataSetting,
+    StratumColumn,
+    shown,
+)
 from streamsample.config.designs import ELSEWHERE, Form, form_of
 from streamsample.config.models import Section
 from streamsample.config.problems import KeyPath, Problem, show
-from streamsample.config.values import Limit, PositiveDuration, Rate, Rates, Seed, Strata, Whole
+from streamsample.config.values import Flag, Limit, PositiveDuration, Rate, Rates, Seed, Strata, Text, Whole
 
-Design = Literal["simple", "stratified", "reservoir", "weighted", "recency", "convenience", "quota"]
+Design = Literal[
+    "simple", "stratified", "reservoir", "weighted", "recency", "importance", "convenience", "quota", "judgment"
+]
 
 
 class Sample(Section):
@@ -22,8 +32,9 @@ class Sample(Section):
     design: Design = Field(
         description="`simple`: one rate, or about `count` units per window; `stratified`: a rate per stratum, or k "
         "units per window divided among its strata; `reservoir`: k units per window and stratum, all equally likely; "
-        "`weighted`: the heavier the likelier; `recency`: the younger the likelier; and not random: `convenience`: the "
-        "first k of each window; `quota`: the first k of each slice"
+        "`weighted`: the heavier the likelier; `recency`: the younger the likelier; `importance`: weighted to speak"
+        " of another distribution; and not random: `convenience`: the first k of each window; `quota`: the first k "
+        "of each slice; `judgment`: what an expert's rule takes"
     )
     rate: Rate | None = Field(
         None, description="the share that is kept; with strata: of those that `rates` does not name"
@@ -74,6 +85,25 @@ class Sample(Section):
         "exponential",
         description="`exponential`: as if drawn one after the other; `priority`: the best for sums of weights",
     )
+    replacement: Flag = Field(
+        False,
+        description="`weighted`: k independent draws of each window and stratum; a record may be drawn several times",
+    )
+    target: ColumnSetting | None = Field(
+        None, description="`importance`: the probability or density, up to a factor, of what the sample is to speak of"
+    )
+    proposal: ColumnSetting | None = Field(
+        None, description="`importance`: that of what the records were drawn from, such as a logged propensity"
+    )
+    keep: Literal["all"] | None = Field(
+        None, description="`importance`: keep all records, with weights; or give k and window, to draw with replacement"
+    )
+    rule: ExpressionText | None = Field(
+        None, description="`judgment`: the condition, an expression, of the records that are taken"
+    )
+    version: Text | None = Field(
+        None, description="`judgment`: which rule it is; part of the design's name on the record"
+    )
     half_life_ms: PositiveDuration | None = Field(
         None, alias="half_life", description="how much older a record is that counts half as much"
     )
@@ -94,6 +124,11 @@ class Sample(Section):
     def windowed(self) -> bool:
         """Whether the design has a fixed size per window; else it has a rate."""
         return self.form.windowed
+
+    @property
+    def name(self) -> str:
+        """What records call the design: with the version of the rule where that is one."""
+        return self.design if self.version is None else f"{self.design} ({self.version})"
 
     @property
     def has_state(self) -> bool:
@@ -152,7 +187,7 @@ class Sample(Section):
         return [
             field.alias or name
             for name, field in type(self).model_fields.items()
-            if name in self.model_fields_set and getattr(self, name) not in (None, (), {})
+            if name in self.model_fields_set and getattr(self, name) not in (None, (), {}, False)
         ]
 
     def _allocation_problems(self, given: Container[str]) -> Iterator[Problem]:

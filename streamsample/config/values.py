@@ -402,6 +402,9 @@ Seed: TypeAlias = Annotated[
     int, PlainValidator(_seed), _or_variable({"type": "integer", "minimum": 0}), Kind("whole number >= 0")
 ]
 Whole: TypeAlias = Seed
+Flag: TypeAlias = Annotated[
+    bool, PlainValidator(read_flag), _or_variable({"type": "boolean"}), Kind("`true` or `false`")
+]
 Count: TypeAlias = Annotated[
     int, PlainValidator(_count), _or_variable({"type": "integer", "minimum": 1}), Kind("whole number >= 1")
 ]
@@ -414,7 +417,6 @@ Limit: TypeAlias = Annotated[
 Port: TypeAlias = Annotated[
     int, PlainValidator(_port), _or_variable({"type": "integer", "minimum": 0, "maximum": 65_535}), Kind("port")
 ]
-Flag: TypeAlias = Annotated[bool, PlainValidator(read_flag), _or_variable({"type": "boolean"}), Kind("true or false")]
 Replication: TypeAlias = Annotated[
     int, PlainValidator(_replication), _or_variable({"type": "integer", "minimum": 1}), Kind("number of brokers")
 ]

@@ -108,7 +108,7 @@ class _Compiler:
             return lambda left, right: operators.arithmetic(name, left, right)
         if name == "_+_" and kind in ("string", "bytes"):
             return operators.together
-        if name == "-_":
+        if name == "-_" and kind in _NUMBERS:
             return operators.minus
         if name in _SEARCHES:
             search = _SEARCHES[name]
@@ -126,15 +126,20 @@ class _Compiler:
         return None
 
     def _by_distinct(self, node: Node) -> _Step:
+        if node.type not in _ORDERED:
+            raise self._unsupported(node)
         arguments: list[Node] = []
         text = self._text(node, arguments, whole=True)
         steps = [self.step(argument) for argument in arguments]
-        function = ByDistinct(text, [argument.type for argument in arguments], node.type)
+        try:
+            function = ByDistinct(text, [argument.type for argument in arguments], node.type)
+        except RuntimeError:  # The package takes it as a part of the whole, but not by itself.
+            raise self._unsupported(node) from None
         return lambda columns: function([step(columns) for step in steps])
 
     def _text(self, node: Node, arguments: list[Node], *, whole: bool = False) -> str:
         """The node in CEL, with what this room can evaluate below it as variables x0, x1 ...: the `arguments`."""
-        if node.kind == "constant":
+        if node.kind == "constant" and node.type != "other":
             return _literal(node.value)
         if node.type not in ("other", "any", "null") and not whole:
             arguments.append(node)

@@ -6,6 +6,7 @@ computation fails is a dead letter; the others go on.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamsample.config import Source as SourceSection
-from streamsample.config.columns import Bins, Columns, Each, Expression, StratumColumn, shown
+from streamsample.config.columns import Bins, Columns, Each, Expression, StratumColumn, described
 from streamsample.config.columns import Column as Setting
 from streamsample.config.field_problems import checked_expression
 from streamsample.formats.projection import Column, Field, Kind, NumberColumn, Projection, TextColumn
@@ -61,6 +62,8 @@ class Computed:
 
 def called(path: str) -> str:
     """How messages call a column: a field, or what is computed."""
+    if path.startswith("["):
+        return f"one of the fields {path}"
     return f"the expression {path[1:]!r}" if path.startswith("=") else f"the field {path!r}"
 
 
@@ -104,7 +107,7 @@ class SourceColumns:
         if not isinstance(setting, tuple):
             return self.column(setting, "text", key).path
         parts = [self.column(each, "text", key) for each in setting]
-        name = f"({', '.join(shown(each) for each in setting)})"
+        name = json.dumps(described(setting))
         return self._add(Field(name, "text"), key, lambda columns, count: (_joined(columns, parts), None)).path
 
     def stratum(self, setting: StratumColumn, key: str) -> str:
@@ -115,13 +118,17 @@ class SourceColumns:
             return self.column(setting, "text", key, "stratum").path
         of = self.column(setting.of, "number", key)
         bins = setting
-        name = f"bins {', '.join(setting.names)} of {shown(setting.of)}"
+        name = json.dumps(described(setting))
         return self._add(Field(name, "text"), key, lambda columns, count: (binned(columns[of], bins), None)).path
 
     def condition(self, text: str, key: str) -> Computed:
         """The column of a condition; it is not among `computed`, for it decides which records those matter to."""
         field = self._expression(text, "boolean", key, None)
         return self._computed.pop(field)
+
+    def truth(self, text: str, key: str) -> str:
+        """The path of a text column that says "true" or "false" of a condition."""
+        return self._expression(text, "text", key, None).path
 
     def _expression(self, text: str, kind: Kind, key: str, use: Use | None) -> Field:
         # Imported here: its kernels are compiled only for jobs that need them.

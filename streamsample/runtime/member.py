@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from streamsample.clock import SystemClock
 from streamsample.config import load_job
+from streamsample.config.backfill import Backfill, backfilling
 from streamsample.errors import StreamsampleError
 from streamsample.runtime.logs import log_at
 from streamsample.runtime.report import Progress
@@ -18,9 +20,8 @@ from streamsample.runtime.service import Options, run_one
 log = logging.getLogger(__name__)
 
 
-def main(path: str, status: str, until_caught_up: str, parent: str, log_level: str) -> int:
+def main(path: str, status: str, until_caught_up: str, parent: str, log_level: str, backfill: str) -> int:
     """Run one worker, telling the parent in the file `status` how it goes. The exit code is the command line's."""
-    import json
     import signal
 
     log_at(log_level)
@@ -34,7 +35,10 @@ def main(path: str, status: str, until_caught_up: str, parent: str, log_level: s
 
     options = Options(until_caught_up=until_caught_up == "1", on_warning=log.debug, on_progress=tell)
     try:
-        run_one(load_job(Path(path), os.environ), options, SystemClock(), serve=False)
+        job = load_job(Path(path), os.environ)
+        if backfill:
+            job = backfilling(job, Backfill(**json.loads(backfill)))
+        run_one(job, options, SystemClock(), serve=False)
     except StreamsampleError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -27,6 +27,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self._records()
+        self._samples()
         self._labels()
         self._standing()
         self._commits()
@@ -46,11 +47,38 @@ class Metrics:
         self.bytes_in = self._counter("input_bytes_total", "Bytes of keys and values read, by topic.", "topic")
         self.records_out = self._counter("records_out_total", "Records committed, by topic.", "topic")
         self.bytes_out = self._counter("output_bytes_total", "Bytes of keys and values committed, by topic.", "topic")
-        self.sampled = self._counter(
-            "sampled_total",
-            "Sampling decisions, by design, stratum (declared ones by name, all others as `other`) and outcome "
-            "(kept, dropped).",
-            *("design", "stratum", "outcome"),
+
+    def _samples(self) -> None:
+        """What samples are worth, by design and stratum (declared ones by name, all others as `other`): see `audit`."""
+        by = ("design", "stratum")
+        self.sampled = self._counter("sampled_total", "Sampling decisions, by outcome (kept, dropped).", *by, "outcome")
+        self.sample_expected = self._counter("sample_expected_total", "Records that samples aimed to keep.", *by)
+        self.sample_weight = self._counter(
+            "sample_weight_total", "Weights of what was kept: the Horvitz-Thompson estimate of what was shown.", *by
+        )
+        self.sample_weight_squares = self._counter(
+            "sample_weight_squares_total",
+            "Squares of these weights: (sum of weights)^2 / (sum of squares) is the effective sample size.",
+            *by,
+        )
+        self.sample_baseline = self._counter(
+            "sample_baseline_total", "Of designs that are not random: what one unit in a hundred, at random, is.", *by
+        )
+        self.sample_ratio = self._counter(
+            "sample_ratio_total", "P/Q of importance over all records shown; per record it should be 1.", "design"
+        )
+        self.sample_window_population = self._gauge(
+            "sample_window_population", "Records that the last window of a stratum had (n).", *by
+        )
+        self.sample_window_size = self._gauge("sample_window_size", "Records that its sample has (k).", *by)
+        self.sample_window_threshold = self._gauge(
+            "sample_window_threshold", "Its threshold on ranks, NaN where nothing was left out.", *by
+        )
+        self.sample_hash_chi_square = self._gauge(
+            "sample_hash_chi_square",
+            "Chi-square of units' hashes in 16 classes: about 15, above 38 once in a thousand times.",
+            "design",
+            over_workers="livemax",
         )
 
     def _labels(self) -> None:
@@ -76,6 +104,9 @@ class Metrics:
         )
         self.filtered = self._counter(
             "filtered_total", "Records that `where` left out, by input or feedback.", "source"
+        )
+        self.after_end = self._counter(
+            "after_end_total", "Predictions dated after the range of a backfill, which are ignored.", "topic"
         )
         self.tombstones = self._counter("tombstones_total", "Records without a value, by topic.", "topic")
         self.dead = self._counter(

@@ -18,6 +18,7 @@ from streamsample.labels import JoinSettings, Limits, Rule, TargetRules, Undo, U
 from streamsample.labels.settings import IfSilent
 from streamsample.records import Float64s, Int64s, Spans
 from streamsample.runtime.computed import SourceColumns
+from streamsample.runtime.replay import Range, range_of
 from streamsample.runtime.source import Source
 from streamsample.runtime.times import TimeField
 from streamsample.runtime.values import ValueColumn
@@ -82,20 +83,32 @@ class Units:
 
 
 @dataclass(frozen=True, slots=True)
+class Ratio:
+    """The columns of importance: target (P) over proposal (Q)."""
+
+    target: str
+    proposal: str
+
+
+@dataclass(frozen=True, slots=True)
 class Draw:
     """A design that decides on each prediction as it comes. counted: what makes the rates of windows, in place of the
-    design's own, afresh for each task; None: the design's are fixed.
+    design's own, afresh for each task; None: the design's are fixed. ratio: the weight, in place of 1/π.
+    rule: the text column that is "true" for records that an expert's rule takes; then nothing is random.
     """
 
     design: RateDesign
     units: Units
     counted: Callable[[], RateByCount] | None = None
+    ratio: Ratio | None = None
+    rule: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WindowDraw:
     """A design of fixed size per window. weight: the field that is the weight, None without; of: the field whose sums
-    decide how large strata are, None without. exchanged: it is of all partitions, not of each.
+    decide how large strata are, None without; ratio: what the weight is instead, None without. exchanged: it is of
+    all partitions, not of each.
     """
 
     name: str
@@ -104,12 +117,14 @@ class WindowDraw:
     units: Units
     weight: str | None
     of: str | None
+    ratio: Ratio | None
     exchanged: bool
 
     @property
     def numbers(self) -> list[str]:
         """The fields that are read as numbers."""
-        return [path for path in (self.weight, self.of) if path is not None]
+        ratio = () if self.ratio is None else (self.ratio.target, self.ratio.proposal)
+        return [path for path in (self.weight, self.of, *ratio) if path is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +139,12 @@ class SamplePlan:
     windows: WindowDraw | None
     spec: TrainingSpec
     encoder: Encoder
+
+    @property
+    def called(self) -> str:
+        """As metrics call it: its design, with its name if the job has several; empty if it keeps everything."""
+        design = "" if self.spec.sampling is None else self.spec.sampling.design
+        return design if self.name is None else f"{self.name}: {design}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +164,8 @@ class SplitPlan:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that a worker needs of a job, made once and shared by its tasks. join None: the job only samples;
-    samples: one at least, and with a join just one, without windows.
+    samples: one at least, and with a join just one, without windows; replayed: the range of a backfill, None for the
+    live job.
     """
 
     job: Job
@@ -152,6 +174,7 @@ class Plan:
     join: JoinSettings | None
     samples: tuple[SamplePlan, ...]
     split: SplitPlan | None
+    replayed: Range | None
 
     @property
     def draw(self) -> Draw | None:
@@ -210,8 +233,7 @@ def plan_of(job: Job) -> Plan:
         key = "sample" if name is None else f"samples.{name}"
         designs.append((name, key, sample, _draw(job, sample, columns, key), _windows(job, sample, columns, key)))
     split = _split(job, columns)
-    id_path = columns.text(job.input.id, "input.id")
-    input_source = _source(job, "input", job.input, job.input.topic, id_path, columns)
+    input_source = _source(job, "input", job.input, job.input.topic, columns.text(job.input.id, "input.id"), columns)
     join = _join(job) if job.targets else None
     feedback = () if join is None else tuple(_feedback(job, join, topic, number) for topic, number in _topics(job))
     plain = TrainingSpec(
@@ -225,7 +247,7 @@ def plan_of(job: Job) -> Plan:
     )
     samples = []
     for name, key, sample, draw, windows in designs:
-        spec = replace(plain, sampling=SamplingSpec(sample.design, sample.seed, sample.form.estimator, name))
+        spec = replace(plain, sampling=SamplingSpec(sample.name, sample.seed, sample.form.estimator, name))
         samples.append(SamplePlan(name, key, draw, windows, spec, _encoder(job, input_source, spec)))
     if not samples:
         samples.append(SamplePlan(None, "sample", None, None, plain, _encoder(job, input_source, plain)))
@@ -236,6 +258,7 @@ def plan_of(job: Job) -> Plan:
         join=join,
         samples=tuple(samples),
         split=split,
+        replayed=range_of(job, join),
     )
 
 
@@ -245,12 +268,25 @@ def _draw(job: Job, sample: Sample, columns: SourceColumns, key: str) -> Draw | 
     if sample.count is not None:
         rates = partial(RateByCount, sample.count, sample.closes_after_ms, job.grace_ms, sample.first_rate)
         return Draw(SimpleRate(1.0, sample.seed), _units(sample, columns, key), rates)
+    if sample.rule is not None:
+        rule = columns.truth(sample.rule, f"{key}.rule")
+        return Draw(SimpleRate(1.0), _units(sample, columns, key), rule=rule)
+    ratio = _ratio(sample, columns, key)
+    if ratio is not None:
+        return Draw(SimpleRate(1.0, sample.seed), _units(sample, columns, key), ratio=ratio)
     assert sample.rate is not None
     if sample.design == "simple":
         return Draw(SimpleRate(sample.rate, sample.seed), _units(sample, columns, key))
     names = {stratum_name(values): rate for values, rate in sample.rates_by_stratum.items()}
     design = StratifiedRate(sample.rate, names, sample.seed)
     return Draw(design, _units(sample, columns, key, design.rate_of))
+
+
+def _ratio(sample: Sample, columns: SourceColumns, key: str) -> Ratio | None:
+    if sample.target is None or sample.proposal is None:
+        return None
+    target = columns.column(sample.target, "number", f"{key}.target").path
+    return Ratio(target, columns.column(sample.proposal, "number", f"{key}.proposal").path)
 
 
 def _units(
@@ -288,13 +324,17 @@ def _windows(job: Job, sample: Sample, columns: SourceColumns, key: str) -> Wind
         allocation=sample.allocation if sample.form.takes("allocation") else "each",
         minimum=sample.minimum,
         k_max=sample.k_max,
+        replacement=sample.replacement or sample.target is not None,
+        equal_weights=sample.target is not None,
     )
     weight, of = (
         None if setting is None else columns.column(setting, "number", f"{key}.{name}").path
         for name, setting in (("weight", sample.weight), ("of", sample.of))
     )
     units = _units(sample, columns, key)
-    return WindowDraw(sample.design, sample.seed, settings, units, weight, of, sample.exchanged)
+    return WindowDraw(
+        sample.design, sample.seed, settings, units, weight, of, _ratio(sample, columns, key), sample.exchanged
+    )
 
 
 def stratum_name(values: tuple[str, ...]) -> str:

@@ -61,7 +61,9 @@ def prepare(job: Job, admin: TopicAdmin, now_ms: int) -> Cluster:
         for topic in (job.late_topic, job.orphans_topic)
         if topic is not None and topic != dead.name
     ]
-    output = admin.find(job.output.topic) or admin.ensure(TopicSpec(job.output.topic, partitions, {}))
+    # The records of a backfill are as old as its range: the usual retention would take them at once.
+    kept = {} if job.backfill is None else {"retention.ms": "-1"}
+    output = admin.find(job.output.topic) or admin.ensure(TopicSpec(job.output.topic, partitions, kept))
     return Cluster(
         partitions=partitions,
         output_bytes_max=output.max_message_bytes,

@@ -13,6 +13,7 @@ import numpy as np
 from streamsample.labels.ledger import FEEDBACK_COLUMNS, PREDICTION_COLUMNS, ROW_COLUMNS
 from streamsample.labels.watermark import MIN
 from streamsample.records import Int64s, RecordBatch, TopicPartition
+from streamsample.runtime.audit import Audit, chi_square
 from streamsample.runtime.metrics import Metrics
 from streamsample.runtime.plan import Plan
 from streamsample.runtime.samples import SEPARATOR
@@ -34,6 +35,7 @@ class Uncommitted:
     bytes_out: Counter[str] = field(default_factory=Counter)
     dead: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     delays: list[tuple[str, Int64s]] = field(default_factory=list)
+    audit: Audit = field(default_factory=Audit)
 
     def read(self, batch: RecordBatch) -> None:
         """Note a batch that came in."""
@@ -77,6 +79,7 @@ class Report:
         self._plan = plan
         self._metrics = metrics
         self._exported: dict[int, Totals] = {}
+        self._hashes: dict[str, Int64s] = {}
 
     def adopted(self, task: Task) -> None:
         """A task has come (or come back) with the counters of its state: only what it adds from now on is this
@@ -101,6 +104,7 @@ class Report:
             metrics.dead.labels(*labels).inc(count)
         for target, delays in uncommitted.delays:
             observe_many(metrics.label_delay.labels(target), delays / 1000)
+        self._audited(uncommitted.audit)
         progress.records_in += uncommitted.records_in.total()
         progress.records_out += uncommitted.records_out[self._plan.job.output.topic]
         progress.dead += uncommitted.dead.total()
@@ -108,6 +112,26 @@ class Report:
             for key, count in (now - self._exported.get(partition, Counter())).items():
                 self._count(key, count)
             self._exported[partition] = now
+
+    def _audited(self, audit: Audit) -> None:
+        metrics = self._metrics
+        for sums, counter in (
+            (audit.expected, metrics.sample_expected),
+            (audit.weights, metrics.sample_weight),
+            (audit.squares, metrics.sample_weight_squares),
+            (audit.baseline, metrics.sample_baseline),
+        ):
+            for labels, value in sums.items():
+                counter.labels(*labels).inc(value)
+        for sample, value in audit.ratios.items():
+            metrics.sample_ratio.labels(sample).inc(value)
+        for labels, window in audit.windows.items():
+            metrics.sample_window_population.labels(*labels).set(window.population)
+            metrics.sample_window_size.labels(*labels).set(window.size)
+            metrics.sample_window_threshold.labels(*labels).set(window.threshold)
+        for sample, counts in audit.hashes.items():
+            self._hashes[sample] = self._hashes.get(sample, 0) + counts
+            metrics.sample_hash_chi_square.labels(sample).set(chi_square(self._hashes[sample]))
 
     def failed(self) -> None:
         """Count a transaction that did not commit."""
@@ -185,6 +209,8 @@ class Report:
             progress.late += count if labels[0] == "late" else 0
         elif kind == "before_start":
             metrics.before_start.labels(self._plan.input.topic).inc(count)
+        elif kind == "after_end":
+            metrics.after_end.labels(self._plan.input.topic).inc(count)
         elif kind == "idle_advances":
             metrics.idle.inc(count)
         elif kind == "filtered":
@@ -194,9 +220,8 @@ class Report:
         elif kind == "sampled":
             name, *rest = labels
             for sample in self._plan.samples:
-                if (sample.name or "") == name and sample.spec.sampling is not None:
-                    design = sample.spec.sampling.design
-                    metrics.sampled.labels(f"{name}: {design}" if name else design, *rest).inc(count)
+                if (sample.name or "") == name:
+                    metrics.sampled.labels(sample.called, *rest).inc(count)
 
 
 def totals_of(task: Task) -> Totals:

@@ -108,7 +108,7 @@ class FirstStart:
         if any(len(batch) for batch in batches):
             raise StateError(
                 f"{self.changelog}: the changelog holds the state of an earlier run, but group "
-                f"{self.task.plan.job.name} has no position: it was deleted, or has expired "
+                f"{self.task.plan.job.group} has no position: it was deleted, or has expired "
                 "(offsets.retention.minutes)",
                 remedy="to begin again with `streamsample reset JOB` writes records of predictions that are read "
                 "again a second time; so write them to a new topic, or give the job another name",
@@ -180,7 +180,7 @@ def begin_restoration(
         position = ChangelogPosition.parse(committed[input_source][1], input_source)
     if position is None:
         raise StateError(
-            f"{known[0]}: group {task.plan.job.name} has a position here, but none that names a changelog",
+            f"{known[0]}: group {task.plan.job.group} has a position here, but none that names a changelog",
             remedy="the group was used by something else, or its offsets were set by hand: give the job another "
             "name, or delete the group with `streamsample reset JOB`",
         )

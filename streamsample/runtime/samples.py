@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from streamsample.hashing import hash64
 from streamsample.labels import PayloadSpace
 from streamsample.records import Bools, Float64s, Int64s, Spans
+from streamsample.runtime.audit import Audit
 from streamsample.runtime.exchange import Mail, Message
 from streamsample.runtime.plan import Plan, SamplePlan, Units, WindowDraw
 from streamsample.runtime.source import Events
 from streamsample.runtime.state import SchemaName
 from streamsample.runtime.training import Encoded, Sampled, TrainingRecords, record_bytes_max
-from streamsample.runtime.windowing import offered, unusable_numbers
+from streamsample.runtime.windowing import Unusable, is_true, offered, ratios, unusable_numbers, unusable_ratios
 from streamsample.sampling.design import Selection, unit_hash
-from streamsample.sampling.window_columns import Details, Drawn
+from streamsample.sampling.strata import DeclaredStrata
+from streamsample.sampling.window_columns import Details, Drawn, Offered
 
 if TYPE_CHECKING:
     from streamsample.runtime.window_step import WindowSteps
@@ -48,9 +50,10 @@ class Owner(Protocol):
 
     partition: int
     counts: Counter[str]
+    audit: Audit
 
-    def emit(self, encoded: Encoded) -> None:
-        """Write training records."""
+    def emit(self, encoded: Encoded, ts: Int64s) -> None:
+        """Write training records of predictions at `ts`."""
 
     def refuse(self, events: Events, at: Int64s, reason: str, words: str, *, stage: str) -> None:
         """Dead-letter the events at some places."""
@@ -108,14 +111,23 @@ class Samples:
         """What a design by rate keeps, of what can be written; None of nothing."""
         sample, stratum = self._plan.samples[number], None
         draw = sample.draw
+        if draw is not None and draw.ratio is not None:
+            events = self._without(events, unusable_ratios(sample.key, draw.ratio, events))
         probability = np.ones(len(events.rows))
         if draw is not None:
             events, unit, stratum = self._with_units(sample, draw.units, events)
             chosen = draw.design.decide(unit, stratum)
+            if draw.rule is not None:
+                text = events.projection.text(draw.rule).take(events.rows)
+                chosen = Selection(is_true(text), np.full(len(text), np.nan), chosen.declared)
             if number in self._rates:
                 events, chosen = self._by_count(number, draw.design.seed, events, unit)
             rows = np.flatnonzero(chosen.keep)
             self._count_draw(sample, draw.design.declared, chosen.declared, chosen.keep)
+            audit, declared = self._owner.audit, draw.design.declared
+            audit.drew(sample.called, declared, chosen.declared, chosen.probability, chosen.keep)
+            if draw.ratio is not None:
+                audit.weighed(sample.called, ratios(draw.ratio, events))
             events, probability = events.take(rows), chosen.probability[rows]
             stratum = None if stratum is None else stratum.take(rows)
         fits = self._fitting(events, stratum)
@@ -150,6 +162,8 @@ class Samples:
         if kept is None:
             return
         events, rows = kept.events, kept.events.rows
+        draw = self._plan.samples[number].draw
+        ratio = None if draw is None else draw.ratio
         sampled = Sampled(
             ts=events.times,
             offset=events.batch.offsets[rows],
@@ -159,8 +173,16 @@ class Samples:
             split=self.split_of(events),
             stratum=Spans.nulls(len(rows)) if kept.stratum is None else kept.stratum,
             probability=kept.probability,
+            weight=None if ratio is None else ratios(ratio, events),
         )
-        self._owner.emit(self._records[number].of_sampled(sampled, self._owner.partition))
+        self._owner.emit(self._records[number].of_sampled(sampled, self._owner.partition), sampled.ts)
+
+    def _without(self, events: Events, wrong: Unusable | None) -> Events:
+        """The events that a design can take; the others are refused."""
+        if wrong is None or not len(wrong.rows):
+            return events
+        self._owner.refuse(events, wrong.rows, wrong.reason, wrong.words, stage="sample")
+        return events.take(np.setdiff1d(np.arange(len(events.rows)), wrong.rows))
 
     def _with_units(self, sample: SamplePlan, units: Units, events: Events) -> tuple[Events, Spans, Spans | None]:
         """The events whose sampling unit and stratum are known, with both."""
@@ -181,10 +203,7 @@ class Samples:
         hashed: what other samples have hashed, so that those that share units do it once.
         """
         assert self.windows is not None
-        wrong = unusable_numbers(sample.key, draw, events)
-        if wrong is not None and len(wrong.rows):
-            self._owner.refuse(events, wrong.rows, wrong.reason, wrong.words, stage="sample")
-            events = events.take(np.setdiff1d(np.arange(len(events.rows)), wrong.rows))
+        events = self._without(events, unusable_numbers(sample.key, draw, events))
         events, unit, stratum = self._with_units(sample, draw.units, events)
         fits = self._fitting(events, stratum)
         if len(fits) < len(events.rows):
@@ -201,6 +220,7 @@ class Samples:
             hashes = hash64(unit, draw.seed)
             hashed[draw.units.unit, draw.seed] = events, hashes
         shown = offered(draw, self._owner.partition, events, hashes, stratum)
+        self._audit(sample, draw, shown, unit)
         self._refuse_late(sample, events, self.windows.steps[number].on_records(shown, details))
 
     def advance(self, goal: int, without_idle: int) -> tuple[bool, bool]:
@@ -209,7 +229,8 @@ class Samples:
         closed, done = self.windows.advance(goal, without_idle)
         for number, each in closed:
             self._count_windows(number, each.drawn)
-            self._owner.emit(self._records[number].of_drawn(each.drawn, each.idle))
+            self._audit_windows(number, each.drawn)
+            self._owner.emit(self._records[number].of_drawn(each.drawn, each.idle), each.drawn.rows.ts)
         messages = self.windows.take_messages()
         self._owner.send(messages)
         return done, bool(closed or messages)
@@ -257,6 +278,23 @@ class Samples:
             mine = drawn.places == place if place < len(declared) else drawn.places >= place
             kept = int(drawn.kept[mine].sum())
             self._count(sample, name, kept, int(drawn.seen[mine].sum()) - kept, instead=whole)
+
+    def _audit(self, sample: SamplePlan, draw: WindowDraw, shown: Offered, unit: Spans) -> None:
+        audit, declared = self._owner.audit, draw.settings.strata
+        if draw.settings.law == "first":
+            code = np.full(len(unit), -1, np.int32)
+            if shown.stratum is not None and declared:
+                code = DeclaredStrata(declared).codes(shown.stratum, hash64(shown.stratum, 0))
+            audit.shown(sample.called, declared, code, unit)
+            return
+        audit.hashed(sample.called, shown.unit)
+        if draw.ratio is not None:
+            audit.weighed(sample.called, shown.weight)
+
+    def _audit_windows(self, number: int, drawn: Drawn) -> None:
+        sample = self._plan.samples[number]
+        assert sample.windows is not None
+        self._owner.audit.closed(sample.called, sample.windows.settings.strata, drawn)
 
     def _count(self, sample: SamplePlan, stratum: str, kept: int, dropped: int, *, instead: bool = False) -> None:
         """instead: these are counts of everything since the start, and take the place of the last ones."""

@@ -60,6 +60,8 @@ class Options:
 def run_job(job: Job, path: Path, options: Options) -> Progress:
     """Run `job`, read from `path`, until SIGTERM, SIGINT or, with `until_caught_up`, the ends of its inputs.
 
+    A backfill (see `config.backfill`) ends when all of its range is settled, or at the ends of its inputs.
+
     Raises StreamsampleError when it cannot go on. What was processed before is committed in every case but a failure,
     and then nothing is lost either: the next run begins at the last commit.
     """
@@ -85,8 +87,8 @@ def run_one(job: Job, options: Options, clock: Clock, *, serve: bool = True) -> 
         metrics.build_info.labels(__version__, job.name, job.version).set(1)
         report = Report(plan, metrics)
         settings = WorkerSettings(
-            name=f"{job.name}-{secrets.token_hex(3)}",
-            until_caught_up=_ends(plan, admin, cluster) if options.until_caught_up else None,
+            name=f"{job.group}-{secrets.token_hex(3)}",
+            until_caught_up=_ends(plan, admin, cluster) if options.until_caught_up or job.backfill else None,
         )
         worker = Worker(plan, cluster, admin, report, clock, settings, options.stop)
         if serve:
@@ -232,7 +234,7 @@ def _run_many(job: Job, path: Path, options: Options, clock: Clock) -> Progress:
     server = StatusServer(job.metrics.host, job.metrics.port, registry, live, ready)
     try:
         with _stopping_on_signals(options.stop.set):
-            members += [_Member(path, folder, number, options) for number in range(options.workers)]
+            members += [_Member(job, path, folder, number, options) for number in range(options.workers)]
             options.on_start(server.url)
             return _attend(members, options.stop, options)
     finally:
@@ -277,13 +279,14 @@ def _sum(parts: list[Progress]) -> Progress:
 class _Member:
     """A worker process, and what it wrote about itself."""
 
-    def __init__(self, path: Path, folder: Path, number: int, options: Options) -> None:
+    def __init__(self, job: Job, path: Path, folder: Path, number: int, options: Options) -> None:
         self.number = number
         self._status = folder / f"worker-{number}.json"
         self._heard_ms = -1
         self._turn = -1
         until_caught_up = "1" if options.until_caught_up else "0"
-        arguments = [str(path), str(self._status), until_caught_up, str(os.getpid()), options.log_level]
+        backfill = "" if job.backfill is None else json.dumps(asdict(job.backfill))
+        arguments = [str(path), str(self._status), until_caught_up, str(os.getpid()), options.log_level, backfill]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "streamsample.runtime.member", *arguments],
             env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},

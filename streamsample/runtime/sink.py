@@ -62,7 +62,7 @@ class Sink:
         self._clock = clock
         self._dead_limit = DeadLetterLimit(plan.job.dead_letters.max_ratio, plan.job.dead_letters.min_count)
         # A random part per process: with a shared id, a zombie would break its rightful owner's transaction.
-        self._transactional_id = f"{plan.job.name}-{secrets.token_hex(8)}"
+        self._transactional_id = f"{plan.job.group}-{secrets.token_hex(8)}"
         self._producer: TransactionalProducer | None = None
         self._in_transaction = False
         self._uncommitted = Uncommitted()
@@ -92,6 +92,7 @@ class Sink:
         output = task.take_output()
         self._dead_limit.count(read, output.rejected)
         self._uncommitted.delays += output.delays
+        self._uncommitted.audit.add(output.audit)
         topic = self._plan.job.output.topic
         for encoded in output.records:
             self.begin().send_partitioned(topic, encoded.timestamps, encoded.keys, encoded.values)

@@ -180,7 +180,7 @@ def _span(times: Int64s, read: Bools) -> tuple[int, int] | None:
 def _failed(batch: RecordBatch, failed: Failed) -> Rejected:
     """`input.where` fails in the stage "filter", `sample.weight` in "sample", a target's rule in "label"."""
     top, *_, last = failed.computed.key.split(".")
-    stage = "sample" if top in ("sample", "split") else _STAGES.get(last, "label")
+    stage = "sample" if top in ("sample", "samples", "split") else _STAGES.get(last, "label")
     return Rejected(batch, failed.rows, stage, "expression", failed.message)
 
 

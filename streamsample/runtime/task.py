@@ -18,10 +18,12 @@ from streamsample.labels import FINAL, LATE, LIMIT, LabelJoin, Settled, Watermar
 from streamsample.labels.watermark import MIN
 from streamsample.records import Int64s, RecordBatch, Spans, TopicPartition
 from streamsample.runtime.aside import originals_of, set_aside, waited_in_vain
+from streamsample.runtime.audit import Audit
 from streamsample.runtime.co_partitioning import Placement, check_matches, check_placement
 from streamsample.runtime.computed import called
 from streamsample.runtime.exchange import Message
 from streamsample.runtime.plan import FeedbackPlan, Plan
+from streamsample.runtime.replay import dated_within
 from streamsample.runtime.rows import pack
 from streamsample.runtime.samples import SEPARATOR, Samples, TaskSettings
 from streamsample.runtime.source import Events, Rejected, read_once
@@ -53,7 +55,8 @@ _ID_SEED = 0
 @dataclass(slots=True)
 class Output:
     """What a task has to write since it was last asked. aside: feedback that no label could use, and where it goes.
-    delays: by target, the feedback loop lengths of explicit labels, ms. messages: to other tasks.
+    delays: by target, the feedback loop lengths of explicit labels, ms. messages: to other tasks. audit: of what was
+    sampled.
     """
 
     records: list[Encoded] = field(default_factory=list)
@@ -61,6 +64,7 @@ class Output:
     aside: list[tuple[str, Rejected]] = field(default_factory=list)
     delays: list[tuple[str, Int64s]] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
+    audit: Audit = field(default_factory=Audit)
 
 
 class Task:
@@ -75,6 +79,7 @@ class Task:
         self.partition = partition
         self.positions: dict[str, int] = {}
         self.counts: Counter[str] = Counter()
+        self.audit = Audit()
         self.join = None if plan.join is None else LabelJoin(plan.join, settings.space)
         self.log = ChunkLog()
         self.start_ms: int | None = None
@@ -148,11 +153,7 @@ class Task:
         self._changed = True
 
     def _on_predictions(self, events: Events) -> None:
-        if self.start_ms is not None:
-            before = events.times < self.start_ms
-            if before.any():
-                self.counts["before_start"] += int(before.sum())
-                events = events.take(np.flatnonzero(~before))
+        events = dated_within(events, self.start_ms, self.plan.replayed, self.counts)
         if self.join is None:
             self._samples.on_events(events)
             return
@@ -289,7 +290,7 @@ class Task:
         for spec, labels in zip(self.plan.spec.targets, settled.targets, strict=True):
             self._output.delays.append((spec.name, labels.delay_ms[labels.explicit & (settled.state == FINAL)]))
         idle = settled.settled_at >= self.watermark.value_without_idle
-        self.emit(self._records.of_settled(settled, self.partition, idle))
+        self.emit(self._records.of_settled(settled, self.partition, idle), settled.ts)
 
     def check_matches(self) -> None:
         """Raises TopicError when nearly no feedback finds its prediction (A16)."""
@@ -303,8 +304,10 @@ class Task:
             topics = " and ".join(item.source.topic for item in self.plan.feedback if item.name == name)
             check_matches(self.plan.input.topic, topics, self._settings.partitions, resolved, counts["matched"], rate)
 
-    def emit(self, encoded: Encoded) -> None:
-        """Write training records."""
+    def emit(self, encoded: Encoded, ts: Int64s) -> None:
+        """Write training records of predictions at `ts`; in a backfill, those of its range."""
+        if self.plan.replayed is not None:
+            encoded = encoded.take(np.flatnonzero(self.plan.replayed.writes(ts)))
         if len(encoded.keys):
             self._output.records.append(encoded)
 
@@ -315,6 +318,7 @@ class Task:
     def take_output(self) -> Output:
         """What is to be written, handed over once."""
         output, self._output = self._output, Output()
+        output.audit, self.audit = self.audit, Audit()
         return output
 
     # -- state ------------------------------------------------------------------------------------

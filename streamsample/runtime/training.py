@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,10 +46,16 @@ class Encoded:
     keys: Spans
     values: Spans
 
+    def take(self, rows: Int64s) -> Encoded:
+        """The messages at `rows`."""
+        return Encoded(self.timestamps[rows], self.keys.take(rows), self.values.take(rows))
+
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """n predictions that only sampling decided on: a job without targets. Shapes as in `Settled`."""
+    """n predictions that only sampling decided on: a job without targets. Shapes as in `Settled`. weight: if it is not
+    1/π, float64[n].
+    """
 
     ts: Int64s
     offset: Int64s
@@ -59,6 +65,7 @@ class Sampled:
     split: np.ndarray[tuple[int], np.dtype[np.int8]]
     stratum: Spans
     probability: Float64s
+    weight: Float64s | None = None
 
 
 class TrainingRecords:
@@ -119,6 +126,8 @@ class TrainingRecords:
     def of_sampled(self, sampled: Sampled, partition: int) -> Encoded:
         """The records of a job without targets: final as soon as they are drawn."""
         sampling = None if self._sample.draw is None else by_rate(sampled.probability, sampled.stratum)
+        if sampling is not None and sampled.weight is not None:
+            sampling = replace(sampling, weight=sampled.weight)
         closed_by = np.full(len(sampled.ts), _EVENT, np.int8)
         partitions = np.full(len(sampled.ts), partition)
         record_id = self._ids.of(sampled.ids, sampled.ts)
@@ -130,10 +139,10 @@ class TrainingRecords:
             probability=drawn.probability,
             threshold=drawn.threshold,
             stratum=drawn.rows.stratum,
-            weight=1.0 / drawn.probability,
+            weight=drawn.weight,
             n=drawn.n,
             k=drawn.k,
-            draws=np.full(len(drawn), -1, np.int64),
+            draws=drawn.draws,
             until=drawn.until,
         )
         rows = drawn.rows

@@ -22,6 +22,7 @@ from streamsample.errors import ConfigurationError, NotYetError
 from streamsample.kafka.topics import TopicAdmin
 from streamsample.kafka.wire_decode import decode_headers
 from streamsample.records import Int64s, Spans
+from streamsample.runtime.audit import Audit
 from streamsample.runtime.exchange import Message
 from streamsample.runtime.plan import Plan, SamplePlan, plan_of
 from streamsample.runtime.readback import TrainingReader, batches_of
@@ -191,9 +192,10 @@ class _Taking:
     def __init__(self) -> None:
         self.partition = 0
         self.counts: Counter[str] = Counter()
+        self.audit = Audit()
         self.records: list[Encoded] = []
 
-    def emit(self, encoded: Encoded) -> None:
+    def emit(self, encoded: Encoded, ts: Int64s) -> None:
         self.records.append(encoded)
 
     def refuse(self, events: Events, at: Int64s, reason: str, words: str, *, stage: str) -> None:

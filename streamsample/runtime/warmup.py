@@ -15,10 +15,9 @@ FIRST = "streamsample.hashing"
 ALWAYS = (
     "streamsample.sampling.split",
     "streamsample.sampling.stratified",
-    "streamsample.kafka.consumer",
-    "streamsample.kafka.producer",
     "streamsample.runtime.rows",
 )
+BROKER = ("streamsample.kafka.consumer", "streamsample.kafka.producer")
 FORMATS: Mapping[str, Sequence[str]] = {
     "json": ("streamsample.formats.json_values", "streamsample.formats.training_json"),
     "avro": ("streamsample.formats.avro", "streamsample.formats.training_avro"),
@@ -41,13 +40,19 @@ def load_kernels(
     *,
     windows: bool = True,
     computed: bool = True,
+    broker: bool = True,
 ) -> None:
-    """Import everything with kernels that a job with these formats, and perhaps a windowed sample, needs.
+    """Import everything with kernels that a job with these formats, perhaps a windowed sample and brokers, needs.
 
     computed: also what single settings need, which jobs load as they find them. `say` is called if they must be
     compiled.
     """
-    mine = [*ALWAYS, *(name for format_ in sorted(formats) for name in FORMATS[format_]), *[WINDOWS] * windows]
+    mine = [
+        *ALWAYS,
+        *BROKER * broker,
+        *(name for format_ in sorted(formats) for name in FORMATS[format_]),
+        *[WINDOWS] * windows,
+    ]
     mine[:0] = COMPUTED if computed else ()
     # With both formats the join's process takes one of them.
     others = [JOIN] + [mine.pop() for _ in range(2) if len(formats) > 1]

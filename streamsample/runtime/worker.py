@@ -97,7 +97,7 @@ class Worker:
         self._asked_ms = now - _ASK_MS
         self._consumer = ColumnarConsumer(
             self._reading,
-            group=plan.job.name,
+            group=plan.job.group,
             client_id=settings.name,
             limits=_FETCH,
             session_timeout_ms=settings.session_timeout_ms,
@@ -201,9 +201,17 @@ class Worker:
         if not mine:
             return self._others_are_done(ends)
         return all(
-            (self._consumer.position(source) or 0) >= ends.get(source, 0) and self._end_is_known(source)
+            self._is_finished(source)
+            or ((self._consumer.position(source) or 0) >= ends.get(source, 0) and self._end_is_known(source))
             for source in mine
         )
+
+    def _is_finished(self, source: TopicPartition) -> bool:
+        """Whether a backfill has settled all of its range there. What tasks have told each other is read to its end."""
+        task, replayed = self._tasks.get(source.partition), self._plan.replayed
+        if task is None or replayed is None or source.topic == self._plan.exchange:
+            return False
+        return task.acted_watermark >= replayed.finished_at
 
     def _end_is_known(self, source: TopicPartition) -> bool:
         """Whether a fetch has confirmed that nothing more is there (it can follow its topic then), or that there is.
@@ -265,8 +273,9 @@ class Worker:
             return
         self._failures = 0
         self._report.committed(commit.totals, commit.uncommitted, commit.seconds)
-        for task in commit.tasks:
-            task.check_matches()
+        if self._plan.replayed is None:  # Much of what a backfill reads is of predictions outside of its range.
+            for task in commit.tasks:
+                task.check_matches()
         self._stand()
         self._trim_topics(commit.positions)
 
@@ -395,8 +404,11 @@ class Worker:
 
     def _pause_those_ahead(self) -> None:
         ahead: set[TopicPartition] = set()
+        replayed = self._plan.replayed
         for partition, task in self._tasks.items():
-            if task.behind:  # Nothing new until the watermark has acted in full, or lateness would depend on our speed.
+            # Nothing new until the watermark has acted in full, or lateness would depend on our speed; and nothing that
+            # a backfill does not need.
+            if task.behind or (replayed is not None and task.watermark.value() >= replayed.finished_at):
                 ahead |= {TopicPartition(topic, partition) for topic in self._plan.topics}
                 continue
             holder = task.watermark.held_by()

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 
 from streamsample.errors import StateError
 from streamsample.hashing import unit_of
-from streamsample.kernels import F64, I64, I64_OUT, U64, inline_always, kernel
+from streamsample.kernels import F64, I32, I64, I64_OUT, U64, inline_always, kernel
 from streamsample.records import Int64s
 from streamsample.sampling import snapshots
 from streamsample.sampling.bottom_k_kernels import CANDIDATES, CANDIDATES_OUT, precedes
@@ -69,7 +69,7 @@ class WithReplacement:
         n, w = len(unit), weights(weight, len(unit))
         place = self._totals.positions(n, source, position)
         self._totals.update(source, place, np.arange(n), np.zeros(n, np.int32), w)
-        _draw(unit, w, np.full(n, source), place, self._order, self._draws)
+        draw(unit, w, np.full(n, source), place, place, self._order, self._draws)
 
     def sample(self) -> Sample:
         """The records that were drawn, each once, with its number of draws."""
@@ -137,39 +137,51 @@ def _mixed(state):  # type: ignore[no-untyped-def]
     return z ^ (z >> np.uint64(31))
 
 
-@kernel(types.void(U64, F64, I64, I64, I64_OUT, CANDIDATES_OUT))
-def _draw(unit, weight, source, position, order, draws):  # type: ignore[no-untyped-def]
-    """order: 0 .. k-1, and so again afterwards."""
+@kernel(types.void(U64, F64, I64, I64, I64, I64_OUT, CANDIDATES_OUT))
+def draw(unit, weight, source, position, row, order, draws):  # type: ignore[no-untyped-def]
+    """Show records to k draws. order: 0 .. k-1, and so again afterwards."""
     k, changed, largest = len(draws), 0, np.inf
     found = np.empty(1, CANDIDATE)
     record = found[0]
     swapped = np.empty(k, np.int64)
-    for row in range(-1, len(unit)):
-        if row < 0 or changed >= k:
+    for at in range(-1, len(unit)):
+        if at < 0 or changed >= k:
             changed, largest = 0, draws["rank"].max()
-        if row < 0 or weight[row] == 0:
+        if at < 0 or weight[at] == 0:
             continue
-        record.rank, record.unit, record.weight = 0.0, unit[row], weight[row]
-        record.source, record.position, record.row = source[row], position[row], position[row]
-        state, steps = unit[row], 0
+        record.rank, record.unit, record.weight = 0.0, unit[at], weight[at]
+        record.source, record.position, record.row = source[at], position[at], row[at]
+        state, steps = unit[at], 0
         while steps < k:
             state += _GOLDEN
             # The gap between the i-th and the next smallest of k exponential numbers.
-            record.rank -= math.log1p(-unit_of(_mixed(state))) / (weight[row] * (k - steps))
+            record.rank -= math.log1p(-unit_of(_mixed(state))) / (weight[at] * (k - steps))
             if record.rank > largest:
                 break
             state += _GOLDEN
             other = steps + np.int64(_mixed(state) % np.uint64(k - steps))
             swapped[steps] = other
             order[steps], order[other] = order[other], order[steps]
-            draw = order[steps]
-            if precedes(record, draws[draw]):
-                draws[draw] = record
+            number = order[steps]
+            if precedes(record, draws[number]):
+                draws[number] = record
                 changed += 1
             steps += 1
         while steps:
             steps -= 1
             order[steps], order[swapped[steps]] = order[swapped[steps]], order[steps]
+
+
+@kernel(types.int64(I32, U64, F64, F64, types.int64, I64_OUT))
+def near(group, unit, weight, largest, k, out):  # type: ignore[no-untyped-def]
+    """Write down the records, of weight > 0, whose first rank is not above their group's largest; how many."""
+    found = 0
+    for at in range(len(group)):
+        first = -math.log1p(-unit_of(_mixed(unit[at] + _GOLDEN))) / (weight[at] * k)
+        if first <= largest[group[at]]:
+            out[found] = at
+            found += 1
+    return found
 
 
 @kernel(types.void(CANDIDATES_OUT, CANDIDATES))

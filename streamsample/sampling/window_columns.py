@@ -23,7 +23,8 @@ class WindowSettings:
     window's begin. records: windows are of so many records of the partition, one after the other, not of event time;
     window_ms and grace_ms are 0. cumulative: a window that closes gives the sample of everything since the start.
     strata: those with a place of their own; others: how many places all other strata share (0: there are no strata).
-    windows_max: how many may be open.
+    windows_max: how many may be open. replacement: k independent draws, with weights for the estimator of Hansen and
+    Hurwitz, or equal_weights, where the weights were ratios of importance.
     """
 
     k: int
@@ -39,6 +40,8 @@ class WindowSettings:
     k_max: int | None = None
     records: int | None = None
     cumulative: bool = False
+    replacement: bool = False
+    equal_weights: bool = False
 
     @property
     def candidates_max(self) -> int:
@@ -47,8 +50,10 @@ class WindowSettings:
 
     @property
     def sums(self) -> int:
-        """How many exact sums each group has: for Neyman's allocation of a field and of its squares."""
-        return 2 if self.allocation == "neyman" else 0
+        """How many exact sums each group has: for Neyman's allocation of a field and of its squares, for draws with
+        replacement of the weights.
+        """
+        return 2 if self.allocation == "neyman" else int(self.replacement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +186,10 @@ class Drawn:
     """The samples of windows that have closed: m records by window, place and rank.
 
     source: the input's partition; probability: π; threshold: τ, on the scale of ranks, NaN where nothing was left out;
-    n: records that the window had of the place, k: units that were asked of it. until: the window's end; settled_at:
-    that and the grace; of windows of so many records until is -1, and settled_at the latest time in the sample. For
-    each of the g groups that closed: places, of its stratum; seen: its records; kept: those of them in the sample.
+    n: records that the window had of the place, k: units that were asked of it. weight: see `formats.training`; draws:
+    how often each was drawn, -1 without replacement. until: the window's end; settled_at: that and the grace; of
+    windows of so many records until is -1, and settled_at the latest time in the sample. For each of the g groups that
+    closed: places, of its stratum; seen: its records; kept: those of them in the sample.
     """
 
     rows: RowColumns
@@ -192,6 +198,8 @@ class Drawn:
     threshold: Float64s
     n: Int64s
     k: Int64s
+    weight: Float64s
+    draws: Int64s
     until: Int64s
     settled_at: Int64s
     places: Int32s

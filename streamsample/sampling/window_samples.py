@@ -40,13 +40,22 @@ def _drawn(settings: WindowSettings, part: WindowPart, k: Int64s, thresholds: Fl
     groups, records, rows = part.groups, part.candidates, part.rows
     threshold = np.repeat(thresholds, groups.kept)
     until, settled_at = _times(settings, part)
+    probability = probabilities(settings.law, threshold, records["weight"])
+    weight, draws = 1.0 / probability, np.full(len(part), -1)
+    if settings.replacement:
+        # Imported here: its kernels are compiled only for jobs that need them.
+        from streamsample.sampling.window_draws import drawn_again
+
+        probability, weight, draws = drawn_again(settings, part)
     return Drawn(
         rows=rows,
         source=records["source"],
-        probability=probabilities(settings.law, threshold, records["weight"]),
+        probability=probability,
         threshold=np.where(np.isfinite(threshold) & (settings.law != "first"), threshold, np.nan),
         n=np.repeat(groups.n, groups.kept),
         k=np.repeat(k, groups.kept),
+        weight=weight,
+        draws=draws,
         until=until,
         settled_at=settled_at,
         places=groups.place,

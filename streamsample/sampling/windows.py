@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,9 @@ from streamsample.sampling.strata import Places
 from streamsample.sampling.totals import WORDS, add_exactly, carry
 from streamsample.sampling.window_columns import Details, GroupColumns, Offered, WindowPart, WindowSettings
 from streamsample.sampling.window_delta import WindowDelta
+
+if TYPE_CHECKING:
+    from streamsample.sampling.draws import Draws
 
 _NEVER = -(2**62)
 _FOREVER = 2**62
@@ -45,7 +49,7 @@ class WindowedSample:
         self.settings = settings
         self.watermark = _NEVER
         self._places = Places(settings.strata, settings.others) if settings.strata or settings.others else None
-        self._candidates = BottomK(settings.candidates_max, settings.law)
+        self._candidates = _candidates(settings)
         self._kept = KeptRows()
         self._group_of: dict[int, dict[int, int]] = {}
         """The group of each open window and place."""
@@ -366,3 +370,12 @@ class WindowedSample:
             sums[groups] = 0
         for window in windows:
             del self._group_of[window]
+
+
+def _candidates(settings: WindowSettings) -> BottomK | Draws:
+    if not settings.replacement:
+        return BottomK(settings.candidates_max, settings.law)
+    # Imported here: its kernels are compiled only for jobs that need them.
+    from streamsample.sampling.draws import Draws
+
+    return Draws(settings.k)

@@ -31,7 +31,8 @@ from streamsample.runtime.preflight import prepare
 from streamsample.runtime.report import Progress, Report
 from streamsample.runtime.service import Options, run_one
 from streamsample.runtime.worker import Worker, WorkerSettings
-from tests.acceptance.timelines import Dead, Event, Written, events, job_of, job_tree, label_of
+from streamsample.testing.player import Written
+from tests.acceptance.timelines import Dead, Event, events, job_of, job_tree, label_of
 from tests.conftest import Broker, unique_name
 from tests.kafka.consuming import until
 

@@ -262,3 +262,28 @@ def test_a18_a_label_that_cannot_be_computed_is_a_dead_letter_and_no_feedback() 
         ("label", "expression", "2"),
     ]
     assert task.feedback()["feedback_in"] == 2  # that of a, and the one that came later
+
+
+def test_a_composite_id_with_a_part_missing_is_a_dead_letter_that_names_the_fields() -> None:
+    task = OneTask({**ONLY_SAMPLING, "input.id": ["session", {"expression": "item"}]})
+    task.play([Event("shown", T0, "a", {"session": "s"}), Event("shown", T0, "b", {"session": "s", "item": "i"})])
+    assert ids(task) == ["b"]
+    assert task.dead[0].why("message") == (
+        'one of the fields ["session", {"expression": "item"}] is null, and it is the id (input.id)'
+    )
+
+
+def test_an_expression_of_one_of_several_samples_that_fails_says_whose_it_is() -> None:
+    weighted = {
+        "design": "weighted",
+        "k": 2,
+        "window": "1h",
+        "scope": "partition",
+        "weight": {"expression": "price * 2.0"},
+    }
+    samples = {"heavy": weighted, "some": {"design": "reservoir", "k": 2, "window": "1h", "scope": "partition"}}
+    task = OneTask({**ONLY_SAMPLING, "samples": samples}).play(shown(2, price=lambda n: [1, None][n]))
+    assert [(dead.why("stage"), dead.why("class"), dead.why("offset")) for dead in task.dead] == [
+        ("sample", "expression", "1")
+    ]
+    assert task.dead[0].why("message").startswith("samples.heavy.weight: price * 2.0: a field is null")

@@ -19,6 +19,7 @@ from tests.acceptance.windows import (
     GRACE,
     NEYMAN,
     RECENCY,
+    REPLACED,
     RESERVOIR,
     SINCE,
     STRATIFIED,
@@ -33,8 +34,8 @@ from tests.faults.harness import Worker
 
 DESIGNS = pytest.mark.parametrize(
     "design",
-    [{**design, "scope": "global"} for design in (RESERVOIR, WEIGHTED, RECENCY, STRATIFIED, NEYMAN)],
-    ids=["reservoir", "weighted", "recency", "proportional", "neyman"],
+    [{**design, "scope": "global"} for design in (RESERVOIR, WEIGHTED, RECENCY, STRATIFIED, NEYMAN, REPLACED)],
+    ids=["reservoir", "weighted", "recency", "proportional", "neyman", "replacement"],
 )
 
 

@@ -95,6 +95,23 @@ def test_a8_b7_a_target_count_has_a_rate_that_replays(labelled: bool) -> None:
     assert 80 < len(outcomes[0]) < 220
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_b12_what_an_experts_rule_takes_is_marked_as_not_random(labelled: bool) -> None:
+    design = {"design": "judgment", "rule": "country == 'IS' && size(user) == 2", "version": "short users, 2"}
+    changes: dict[str, Any] = {"sample": design}
+    if not labelled:
+        changes |= {"feedback": None, "targets": None}
+    task = OneTask(changes).play(shown(200)[:90]).restarted().play(shown(200)[90:])
+    task.play(later("1h", ("shown", "clicked") if labelled else ("shown",)))
+    wanted = [each.id for each in shown(200) if each.more["country"] == "IS" and len(str(each.more["user"])) == 2]
+    assert sorted(record["features"]["id"] for record in task.records) == sorted(wanted)
+    assert 10 < len(wanted) < 40
+    for record in task.records:
+        said = record["sampling"]
+        assert (said["design"], said["estimator"]) == ("judgment (short users, 2)", "none")
+        assert (said["probability"], said["threshold"], record["weights"]["sampling"]) == (None, None, None)
+
+
 def test_b9_a_larger_rate_keeps_what_a_smaller_one_kept() -> None:
     events = shown(6_000)
     one, five = (set(sampled({"design": "simple", "rate": rate, "seed": 3}, events)) for rate in (0.01, 0.05))

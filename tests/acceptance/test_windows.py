@@ -23,6 +23,8 @@ from tests.acceptance.windows import (
     NEYMAN,
     QUOTA,
     RECENCY,
+    REPLACED,
+    RESAMPLED,
     RESERVOIR,
     SINCE,
     STRATIFIED,
@@ -41,8 +43,12 @@ DESIGNS = pytest.mark.parametrize(
     [
         *(RESERVOIR, WEIGHTED, {**WEIGHTED, "method": "priority"}, RECENCY, {**RECENCY, "weight": "amount"}),
         *(STRATIFIED, {**STRATIFIED, "allocation": "equal", "k_max": 12, "strata": ["DE"]}, NEYMAN),
+        *(REPLACED, RESAMPLED),
     ],
-    ids=["reservoir", "exponential", "priority", "recency", "recency_by_weight", "proportional", "equal", "neyman"],
+    ids=[
+        *("reservoir", "exponential", "priority", "recency", "recency_by_weight", "proportional", "equal", "neyman"),
+        *("replacement", "importance"),
+    ],
 )
 SCOPES = pytest.mark.parametrize("scope", ["partition", "global"])
 END = later("1h", ["shown"])
@@ -57,7 +63,7 @@ def said(task: OneTask) -> dict[str, dict[str, Any]]:
 
 
 def with_country(events: list[Event]) -> list[Event]:
-    return [Event(e.kind, e.at, e.id, {"country": "IS", "amount": 1, **e.more}) for e in events]
+    return [Event(e.kind, e.at, e.id, {"country": "IS", "amount": 1, "p": 1, "q": 1, **e.more}) for e in events]
 
 
 @SCOPES
@@ -70,7 +76,8 @@ def test_b3_each_window_has_the_sample_of_its_records(design: dict[str, Any], sc
     assert said(task) == wanted
     assert len(task.written) == len(wanted) > 150
     for record in task.records:
-        assert record["weights"]["sampling"] == pytest.approx(1 / record["sampling"]["probability"])
+        if record["sampling"]["estimator"] == "horvitz_thompson":
+            assert record["weights"]["sampling"] == pytest.approx(1 / record["sampling"]["probability"])
         assert record["closed_by"] == "event"
         assert record["targets"] == {}
     times = {record.tree["features"]["at"]: record.timestamp for record in task.written}
@@ -93,6 +100,43 @@ def test_b7_b8_batches_restarts_and_order_change_nothing(design: dict[str, Any],
             task.play(part, each=chance.random() < 0.2).restarted()
         task.play(with_country(END))
         assert said(task) == said(whole)
+
+
+def test_b15_draws_with_replacement_carry_their_number_and_the_weight_of_hansen_and_hurwitz() -> None:
+    events = shown(500)
+    whole: Counter[tuple[int, str]] = Counter()
+    for event in events:
+        whole[event.at // WINDOW, event.more["country"]] += event.more["amount"]
+    task = OneTask(only(REPLACED)).play(events[:200]).restarted().play(events[200:]).play(with_country(END))
+    drawn_in: Counter[tuple[int, str]] = Counter()
+    for record in task.records:
+        features, said = record["features"], record["sampling"]
+        place = (features["at"] // WINDOW, features["country"])
+        drawn_in[place] += said["draws"]
+        weight = said["draws"] * whole[place] / (K * features["amount"])
+        assert record["weights"]["sampling"] == pytest.approx(weight)
+        assert said["estimator"] == "hansen_hurwitz"
+    assert set(drawn_in.values()) == {K}
+
+
+def test_b15_importance_keeps_all_with_ratios_or_resamples_with_equal_weights() -> None:
+    events, bad = shown(300), {3: {"q": 0, "p": 0.1}, 5: {"p": -1}, 8: {"q": None}}
+    for number, more in bad.items():
+        where = events[number]
+        events[number] = Event(where.kind, where.at, where.id, {**where.more, **more})
+    kept = OneTask(only({"design": "importance", "target": "p", "proposal": "q", "keep": "all"})).play(events)
+    assert len(kept.records) == 297
+    for record in kept.records:
+        assert record["weights"]["sampling"] == pytest.approx(record["features"]["p"] / record["features"]["q"])
+        assert (record["sampling"]["estimator"], record["sampling"]["probability"]) == ("self_normalised", 1.0)
+    drawn_again = OneTask(only(RESAMPLED)).play(events).play(with_country(END))
+    assert said(drawn_again) == drawn([e for n, e in enumerate(events) if n not in bad], RESAMPLED)
+    for record in drawn_again.records:
+        assert record["weights"]["sampling"] == record["sampling"]["draws"]
+        assert record["features"]["p"] > 0
+    for task in (kept, drawn_again):
+        assert sorted(letter.why("offset") for letter in task.dead) == ["3", "5", "8"]
+        assert {(letter.why("stage"), letter.why("class")) for letter in task.dead} == {("sample", "bad_ratio")}
 
 
 @pytest.mark.parametrize("design", [CONVENIENCE, QUOTA], ids=["convenience", "quota"])

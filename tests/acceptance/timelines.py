@@ -14,26 +14,22 @@ import copy
 import io
 import itertools
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import fastavro
-import numpy as np
 
 from streamsample.clock import ManualClock
 from streamsample.config import Job, parse_job
-from streamsample.kafka.changelog import StoredChunk
-from streamsample.records import RecordBatch, Spans, TopicPartition
+from streamsample.config.timeline import parse_line, parse_when
+from streamsample.records import RecordBatch
 from streamsample.runtime.dead_letters import letters_of
-from streamsample.runtime.exchange import Message
 from streamsample.runtime.plan import plan_of
 from streamsample.runtime.samples import TaskSettings
 from streamsample.runtime.source import Rejected
-from streamsample.runtime.task import Task
-from streamsample.runtime.training import Encoded
+from streamsample.testing.player import TaskPlayer
 from tests.kafka.batches import headers_of
 
 T0 = 1_700_000_000_000
@@ -42,8 +38,6 @@ NOW = T0 + 30 * 86_400_000
 """What the clock says when a timeline begins."""
 HOUR = 3_600_000
 KINDS = {"shown", "clicked", "bought", "returned", "rated"}
-_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": HOUR, "d": 24 * HOUR}
-_DELETE = object()
 IMPRESSION = {
     "type": "record",
     "name": "Impression",
@@ -73,21 +67,16 @@ class Event:
 
 def milliseconds(text: str) -> int:
     """`10s` -> 10000, `-1ms` -> -1, `1h+1ms` -> 3600001."""
-    parts = re.findall(r"([+-]?\d+)(ms|[smhd])", text)
-    assert "".join(number + unit for number, unit in parts) == text, text
-    return sum(int(number) * _UNITS[unit] for number, unit in parts)
+    return parse_when(text).ms
 
 
 def events(text: str) -> list[Event]:
-    """The events of a timeline."""
+    """The events of a timeline, as the lines of a file of tests have them."""
     found = []
-    for line in filter(None, (line.split("#")[0].split() for line in text.splitlines())):
-        when, kind, identity, *more = line
-        pairs = dict(item.split("=", 1) for item in more)
-        values = {key: json.loads(value) if re.match(r"[-\d{\[\"]|null|true|false", value) else value
-                  for key, value in pairs.items()}  # fmt: skip
-        assert kind in KINDS, line
-        found.append(Event(kind, T0 + milliseconds(when), identity, values))
+    for line in filter(None, (line.split("#")[0].strip() for line in text.splitlines())):
+        step = parse_line(line)
+        assert step["topic"] in KINDS, line
+        found.append(Event(step["topic"], T0 + milliseconds(step["at"]), step["id"], step["with"]))
     return found
 
 
@@ -168,20 +157,6 @@ def avro(schema: Mapping[str, Any], value: Mapping[str, Any]) -> bytes:
 
 
 @dataclass(frozen=True)
-class Written:
-    """A training record as it was written: everything that a reader of the topic sees."""
-
-    key: bytes
-    timestamp: int
-    value: bytes
-
-    @property
-    def tree(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.value)
-        return found
-
-
-@dataclass(frozen=True)
 class Dead:
     """A dead letter."""
 
@@ -202,7 +177,7 @@ def label_of(record: Mapping[str, Any], target: str = "clicked") -> str:
     return f"{json.dumps(label['value'])} {label['source']}"
 
 
-class OneTask:
+class OneTask(TaskPlayer):
     """The task of partition 0, played to by hand. `clock` moves only when told to."""
 
     def __init__(
@@ -214,18 +189,8 @@ class OneTask:
         exchange_bytes_max: int = 1_000_000,
     ) -> None:
         self.job = job_of(job_tree("job", changes))
-        self.plan = plan_of(self.job)
-        self.settings = TaskSettings(partitions, 1_000_000, exchange_bytes_max)
-        self.clock = ManualClock(NOW)
-        self.number = number
-        self.task = Task(self.plan, number, self.settings)
-        self.written: list[Written] = []
-        self.dead: list[Dead] = []
-        self.sent: list[Message] = []
-        """To other tasks. What a task that is alone tells itself reaches it at once."""
-        self.aside: dict[str, list[Dead]] = {}
-        self.offsets: dict[str, int] = {}
-        self.chunks: list[StoredChunk] = []
+        settings = TaskSettings(partitions, 1_000_000, exchange_bytes_max)
+        super().__init__(plan_of(self.job), number, settings, ManualClock(NOW))
         self._feedback = itertools.count()
 
     # -- playing ----------------------------------------------------------------------------------
@@ -249,9 +214,7 @@ class OneTask:
         times: list[int] | None = None,
     ) -> None:
         """Process one batch of raw values."""
-        self._caught_up(kind, False)
-        self.task.process(self.batch(kind, values, keys, times), self.clock.now_ms(), self.clock.elapsed_ms())
-        self.turn()
+        self.read(self.batch(kind, values, keys, times))
 
     def batch(
         self,
@@ -261,39 +224,7 @@ class OneTask:
         times: list[int] | None = None,
     ) -> RecordBatch:
         """The next records of a topic."""
-        topic, count = f"job.{kind}", len(values)
-        first = self.offsets.get(topic, 0)
-        self.offsets[topic] = first + count
-        return RecordBatch(
-            topic=topic,
-            partition=self.number,
-            offsets=np.arange(first, first + count),
-            timestamps=np.array(times if times is not None else [T0] * count, np.int64),
-            keys=Spans.of(keys or [None] * count),
-            values=Spans.of(values),
-            headers=Spans.nulls(count),
-            next_offset=first + count,
-        )
-
-    def turn(self) -> None:
-        """What the worker does after each poll."""
-        self.task.advance(self.clock.elapsed_ms())
-        output = self.task.take_output()
-        self.sent += output.messages
-        for encoded in output.records:
-            self.written += written_of(encoded)
-        for group in output.rejected:
-            self.dead += self._letters(group)
-        for topic, group in output.aside:
-            self.aside.setdefault(topic, []).extend(self._letters(group))
-        if self.settings.partitions == 1 and self.sent:
-            self.told([message.value for message in self.sent])
-
-    def told(self, messages: Sequence[bytes]) -> None:
-        """What tasks have to say comes."""
-        self.sent = []
-        self.task.process(self.batch("windows", list(messages)), self.clock.now_ms(), self.clock.elapsed_ms())
-        self.turn()
+        return self.batch_of(f"job.{kind}", values, keys, times or [T0] * len(values))
 
     def _letters(self, group: Rejected) -> list[Dead]:
         letters = letters_of(group, self.clock.now_ms(), 1_000_000)
@@ -311,36 +242,29 @@ class OneTask:
     def caught_up(self, *kinds: str) -> OneTask:
         """The ends of these topics are reached."""
         for kind in kinds:
-            self._caught_up(kind, True)
+            self.set_caught_up(f"job.{kind}", True)
         self.turn()
         return self
 
     def restarted(self) -> OneTask:
         """Another process takes the task up from its changelog."""
-        self.commit()
-        changelog = TopicPartition("job.changelog", self.number)
-        fresh = Task(self.plan, self.number, self.settings)
-        first = self.task.log.position().first  # the topic has no older ones any more
-        self.chunks = [chunk for chunk in self.chunks if chunk.sequence >= first]
-        fresh.restore(self.chunks, dict(self.task.positions), changelog)
-        self.task = fresh
-        self.turn()
+        self.restart()
         return self
 
-    def commit(self) -> None:
-        """Note what the task would write to its changelog."""
-        pieces, delta = self.task.snapshot()
-        body = b"".join(pieces)
-        sequence = self.task.log.next_sequence
-        self.chunks.append(StoredChunk(sequence, sequence, len(body), body))
-        self.task.log.add(sequence, sequence, len(body), delta)
-        self.task.log.trim(self.task.acted_watermark)
-
-    def _caught_up(self, kind: str, yes: bool) -> None:
-        source = TopicPartition(f"job.{kind}", self.number)
-        self.task.watermark.set_caught_up(source, yes, self.clock.elapsed_ms())
-
     # -- what came of it --------------------------------------------------------------------------
+
+    @property
+    def dead(self) -> list[Dead]:
+        """The dead letters."""
+        return [letter for group in self.rejected for letter in self._letters(group)]
+
+    @property
+    def aside(self) -> dict[str, list[Dead]]:
+        """What was set aside, by topic."""
+        found: dict[str, list[Dead]] = {}
+        for topic, group in self.set_aside:
+            found.setdefault(topic, []).extend(self._letters(group))
+        return found
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -370,9 +294,3 @@ class OneTask:
     @property
     def reasons(self) -> list[str]:
         return [letter.why("class") for letter in self.dead]
-
-
-def written_of(encoded: Encoded) -> list[Written]:
-    """The messages of some encoded records."""
-    rows = zip(encoded.keys.to_list(), encoded.timestamps.tolist(), encoded.values.to_list(), strict=True)
-    return [Written(key or b"", timestamp, value or b"") for key, timestamp, value in rows]

@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from streamsample.sampling import Recency, Reservoir, Sample, StratifiedReservoir, Weighted
+from streamsample.sampling import (
+    ImportanceResample,
+    Recency,
+    Reservoir,
+    Sample,
+    StratifiedReservoir,
+    Weighted,
+    WithReplacement,
+    probability_ratios,
+)
 from tests.acceptance.timelines import T0, Event
 
 WINDOW, GRACE, K, SEED = 10_000, 1_000, 4, 5
@@ -29,6 +38,8 @@ SINCE = {key: value for key, value in RESERVOIR.items() if key != "window"} | {"
 COUNTED = {key: value for key, value in RESERVOIR.items() if key not in ("window", "scope")} | {"records": 100}
 QUOTA = {key: value for key, value in RESERVOIR.items() if key != "seed"} | {"design": "quota"}
 CONVENIENCE = {key: value for key, value in QUOTA.items() if key not in ("by", "strata")} | {"design": "convenience"}
+REPLACED = {**WEIGHTED, "replacement": True}
+RESAMPLED = {**RESERVOIR, "design": "importance", "target": "p", "proposal": "q"}
 STRATIFIED = {**RESERVOIR, "design": "stratified", "k": 30}
 NEYMAN = {**STRATIFIED, "allocation": "neyman", "of": "amount", "minimum": 3}
 
@@ -47,7 +58,13 @@ def shown(count: int, every_ms: int = 97, first: int = 0) -> list[Event]:
             "shown",
             T0 + WINDOW + number * every_ms + int(jitter[number - first]),
             f"p{number}",
-            {"user": f"u{number % 40}", "country": COUNTRIES[number % 3], "amount": number % 7},
+            {
+                "user": f"u{number % 40}",
+                "country": COUNTRIES[number % 3],
+                "amount": number % 7,
+                "p": number % 5 / 10,
+                "q": (1 + number % 3) / 10,
+            },
         )
         for number in range(first, first + count)
     ]
@@ -125,6 +142,15 @@ def shown_to(sample: Mapping[str, Any], members: list[Event], units: list[str], 
         countries = [str(event.more["country"]) for event in members]
         stratified.update(units, countries, amounts if "of" in sample else None)
         return stratified.sample()
+    if sample.get("replacement"):
+        draws = WithReplacement(K, SEED)
+        draws.update(units, amounts)
+        return draws.sample()
+    if sample["design"] == "importance":
+        resample = ImportanceResample(K, SEED)
+        p, q = ([float(event.more[name]) for event in members] for name in ("p", "q"))
+        resample.update(units, probability_ratios(p, q))
+        return resample.sample()
     weighted = Weighted(K, SEED, law=sample.get("method", "exponential"))
     weighted.update(units, amounts)
     return weighted.sample()
@@ -144,7 +170,7 @@ def _said(
             "threshold": stratum.threshold if np.isfinite(stratum.threshold) else None,
             "n": stratum.n,
             "k": stratum.k,
-            "draws": None,
+            "draws": int(taken.draws[row]) if "replacement" in sample or sample["design"] == "importance" else None,
             "until": until,
             "stratum": members[position].more["country"],
             "seed": SEED,

@@ -114,6 +114,7 @@ metrics: {port: 1}
 
 
 FIXED = "k: 100, window: 1h, scope: partition"
+IMPORTANCE = "importance, target: price, proposal: price, keep: all"
 CASES: list[tuple[str, str, str]] = [
     ("seed: 7", "seed: 7, k: 100", "sample.rate: has no meaning in a stratified sample of a fixed size - give k, or"),
     ("seed: 7", "seed: 7, minimum: 3", "sample.minimum: has no meaning in a stratified sample"),
@@ -173,6 +174,8 @@ CASES: list[tuple[str, str, str]] = [
     ("sample: {design", "samples: {x: {design: simple}}\n# {design", "samples.x: a simple sample needs rate"),
     ("design: stratified", "design: simple, count: 9", "a simple sample by count needs window"),
     ("seed: 7", "seed: 7, first_rate: 0.5", "sample.first_rate: has no meaning in a stratified sample"),
+    ("stratified, by: country, rate: 0.1, rates: {IS: 1.0}", "importance, target: price", "importance needs proposal"),
+    ("seed: 7", "seed: 7, replacement: true", "sample.replacement: has no meaning in a stratified sample"),
     ("label: 1}", "label: 1.5}", "rules[0].label: must be a whole number, found 1.5 - or type: double"),
     ("label: 1}", "label: true}", "rules[0].label: must be a number, found true - or another type: boolean, string"),
     ("label: 1}", "label: yes}", 'rules[0].label: must be a number, found "yes" - or another type: boolean, string'),
@@ -256,7 +259,8 @@ NOT_YET = [
         "not yet: several samples of labelled records",
     ),
     ("sample: {design", "samples: {x: {design: snowball}}\n# {", "samples.x.design: not yet: this design (snowball)"),
-    ("design: stratified", "design: importance", "sample.design: not yet: this design (importance)"),
+    ("design: stratified", "design: snowball", "sample.design: not yet: this design (snowball)"),
+    ("stratified, by: country, rate: 0.1, rates: {IS: 1.0}", IMPORTANCE, "not yet: weights of importance of labelled"),
     ("rate: 0.1, rates: {IS: 1.0}", FIXED, "not yet: a stratified sample of labelled records"),
     ("seed: 7", "seed: 7, after: labels", "sample.after: not yet"),
     ("id: impression_id\n", "id: impression_id\n  rekey: true\n", "input.rekey: not yet"),

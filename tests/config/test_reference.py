@@ -7,7 +7,16 @@ import sys
 from streamsample.config import json_schema, walk
 from streamsample.config.kafka_options import OPTIONS, OWNED
 from streamsample.config.not_yet import settings
-from streamsample.config.reference import DOCUMENT_FILE, SCHEMA_FILE, filled, schema_text
+from streamsample.config.reference import (
+    DOCUMENT_FILE,
+    SCHEMA_FILE,
+    TESTS_DOCUMENT_FILE,
+    TESTS_SCHEMA_FILE,
+    filled,
+    json_schema_of_tests,
+    schema_text,
+)
+from streamsample.config.timeline import Timelines
 from tests.config.jobs import ROOT
 
 STALE = "run `python -m streamsample.config`"
@@ -26,6 +35,15 @@ def test_the_document_is_up_to_date_and_complete() -> None:
         assert key.field.description, key.path
     for name in (*OPTIONS, *OWNED, *settings()):
         assert f"`{name}`" in text
+
+
+def test_what_is_derived_for_tests_of_jobs_is_up_to_date_and_complete() -> None:
+    assert (ROOT / TESTS_SCHEMA_FILE).read_text(encoding="utf-8") == schema_text(json_schema_of_tests()), STALE
+    text = (ROOT / TESTS_DOCUMENT_FILE).read_text(encoding="utf-8")
+    assert filled(text) == text, STALE
+    for key in walk(Timelines):
+        assert f"| `{key.path}` |" in text
+        assert key.field.description, key.path
 
 
 def test_the_json_schema_describes_every_key_and_shows_defaults_as_written() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from streamsample.config.avro_fields import AvroFields
 from streamsample.config.problems import Wrong
-from streamsample.expressions import Column, ExpressionError, FieldError, Type, check
+from streamsample.expressions import Column, ExpressionError, Failure, FieldError, Type, check
 from streamsample.expressions.compiled import Compiled
 from streamsample.records import Spans
 
@@ -97,6 +97,8 @@ def test_types_of_json_are_what_the_use_implies(text: str, wanted: list[Type], t
         ("timestamp(n) > timestamp(1) ? true : type(n) == int", "r.avsc has no field int", "", 48),
         ("size(kind) > 1 && (has(`n-n`) || n > kind)", "r.avsc has no field n-n", "", 23),
         ("has(n) && type > 1", "r.avsc has no field type", "", 10),
+        ("uint(n) == 5u", "not yet: constant of this type", "", 11),
+        ("duration(kind) < duration('1s') && [1, 2][n] == 1 && 5u > 4u", "not yet: constant of this type", "", 53),
         ("(n > 1 ? timestamp(n) : timestamp(1)).getHours() > 1", "not yet: ?_: of this type", "", 7),
         ("as > 1", "r.avsc has no field as", "", 0),
         ("x" * 10_001, "is longer than 10000 characters", "", 0),
@@ -190,3 +192,16 @@ def test_fields_may_be_called_as_cels_types_and_reserved_words_and_not_be_identi
         "if": Column("double", np.array([2.5, 2.5])),
     }
     assert Compiled(checked).evaluate(given, 2).values.tolist() == [True, False]
+
+
+def test_durations_and_lists_of_constants_are_left_to_the_package() -> None:
+    checked = check("duration(kind) > duration('5s') && [n, 7][0] == 7", Avro(), ["bool"])
+    given = {
+        "kind": Column("string", Spans.of([b"10s", b"1s", b"x", b"10s"])),
+        "n": Column("int", np.array([7, 7, 7, 1])),
+    }
+    result = Compiled(checked).evaluate(given, 4)
+    assert result.failed is not None
+    assert result.failed.tolist() == [0, 0, Failure.CONVERSION, 0]
+    assert result.values.tolist()[:2] == [True, False]
+    assert not result.values[3]

@@ -13,7 +13,17 @@ import pytest
 from tests.acceptance.cluster import MakeJob, OnBroker
 from tests.acceptance.cluster import make_job as make_job  # a fixture
 from tests.acceptance.timelines import Event, later
-from tests.acceptance.windows import WEIGHTED, drawn, only, shown
+from tests.acceptance.windows import (
+    NEYMAN,
+    REPLACED,
+    RESERVOIR,
+    SINCE,
+    WEIGHTED,
+    drawn,
+    only,
+    shown,
+    snapshots,
+)
 from tests.faults.harness import Worker
 
 SMALL_FETCHES = {"kafka.fetch_max_bytes": 4_000, "kafka.max_partition_fetch_bytes": 2_000}
@@ -21,7 +31,10 @@ POINTS = ["after_produce:2", "before_changelog:3", "after_changelog:4", "after_o
 
 
 def the_end() -> list[Event]:
-    return [Event(event.kind, event.at, event.id, {"country": "IS", "amount": 1}) for event in later("1h", ["shown"])]
+    return [
+        Event(event.kind, event.at, event.id, {"country": "IS", "amount": 1, "p": 1, "q": 1})
+        for event in later("1h", ["shown"])
+    ]
 
 
 def check(job: OnBroker, events: list[Event]) -> None:
@@ -65,3 +78,38 @@ def test_b8_killed_at_random(make_job: MakeJob, tmp_path: Path) -> None:
     publishing.join()
     job.run()
     check(job, events)
+
+
+SIDE_BY_SIDE = {"strata": NEYMAN, "draws": REPLACED, "so_far": SINCE, "all": {**RESERVOIR, "scope": "global"}}
+
+
+def test_b8_samples_side_by_side_killed_at_random(make_job: MakeJob, tmp_path: Path) -> None:
+    """Exact sums, draws, what came since the start and windows of all partitions survive, each as it would alone."""
+    changes = {"feedback": None, "targets": None, "samples": SIDE_BY_SIDE, "commit_interval": "20ms"}
+    job, events, chance = make_job({**changes, **SMALL_FETCHES}), shown(1_200), random.Random(15)
+    job.publish(events)
+    job.later(the_end())
+    for number, point in enumerate(("after_changelog:3", "before_commit:6")):
+        worker = Worker(job.path, tmp_path / f"crash-{number}", ["--until-caught-up"], crash_at=point)
+        assert worker.ends() == -signal.SIGKILL, worker.log
+    worker = Worker(job.path, tmp_path / "killed", [])
+    worker.is_ready()
+    time.sleep(chance.random())  # the moment is the test's input, not a state to wait for
+    worker.kill()
+    job.run()
+    found: dict[str, dict[object, object]] = {name: {} for name in SIDE_BY_SIDE}
+    for record in job.records:
+        said, name = record["sampling"], record["features"]["id"]
+        if not name.startswith("later"):
+            key = (said["until"], name) if said["sample"] == "so_far" else name
+            assert key not in found[said["sample"]]
+            found[said["sample"]][key] = {**said, "sample": None}
+    wanted: dict[str, dict[object, object]] = {name: {} for name in SIDE_BY_SIDE}
+    wanted["all"] |= drawn(events, RESERVOIR)
+    for place in range(job.partitions):
+        mine = [event for event in events if job.partition_of(event.id) == place]
+        wanted["strata"] |= drawn(mine, NEYMAN)
+        wanted["draws"] |= drawn(mine, REPLACED)
+        wanted["so_far"] |= snapshots(mine, SINCE)
+    for name in SIDE_BY_SIDE:
+        assert found[name] == wanted[name], name

@@ -184,9 +184,12 @@ ELSEWHERE = {
     for name in (
         "rows_dropped_total",
         "before_start_total",
+        "after_end_total",
         "idle_advances_total",
         "restore_duration_seconds",
         "filtered_total",
+        *("sample_baseline_total", "sample_ratio_total", "sample_hash_chi_square"),
+        *("sample_window_population", "sample_window_size", "sample_window_threshold"),
     )
 }
 """Set in other runs: see tests/acceptance (coverage, start, idleness, expressions) and tests/faults (restores)."""
