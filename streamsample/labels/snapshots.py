@@ -212,6 +212,7 @@ def restore_ledger(ledger: Ledger, last: Delta, settings: JoinSettings, open_row
     for number, name in enumerate(ledger.targets):
         if name in last.targets:
             ledger.rows[number] = last.ledger.rows[last.targets.index(name)]
+            ledger.moved[number] = last.ledger.moved[last.targets.index(name)]
         else:
             ledger.rows[number, [ROWS_IN, OPEN]] = open_rows
     uses = [key for key, _, _ in last.uses]
