@@ -102,15 +102,14 @@ def test_expectation_by_brute_force(days: Flights) -> None:
     landings = [int(days.landed[row]) for row in range(len(days)) if days.has_landing[row]]
     watermark = min(max(days.scheduled.tolist()), max(landings))
     assert found.watermark_ms == watermark
-    late = 0
     for row in range(len(days)):
         departure, landing = int(days.scheduled[row]), int(days.landed[row])
         settled = departure + WINDOW_MS + GRACE_MS < watermark
         answered = bool(days.has_landing[row]) and 0 <= landing - departure <= WINDOW_MS
         assert (bool(found.settled[row]), bool(found.explicit[row])) == (settled, settled and answered)
         assert bool(found.implicit[row]) == (settled and not answered)
-        late += bool(days.has_landing[row]) and not answered and landing + GRACE_MS < watermark
-    assert found.late == late
+        late = bool(days.has_landing[row]) and not answered and landing + GRACE_MS < watermark
+        assert bool(found.corrected[row]) == late
     assert found.cancelled + found.never_landed + found.landed_late == int(found.implicit.sum())
 
 
@@ -118,15 +117,20 @@ def test_expectation_of_the_year(year: Flights) -> None:
     found = expect(year, WINDOW_MS, GRACE_MS)
     counts = [int(column.sum()) for column in (found.explicit, found.implicit, ~found.settled)]
     assert counts == [315_991, 20_649, 136]
-    assert (found.late, found.cancelled, found.never_landed, found.landed_late) == (11_222, 8_252, 1_174, 11_223)
+    assert (int(found.corrected.sum()), found.cancelled, found.never_landed, found.landed_late) == (
+        11_222,
+        8_252,
+        1_174,
+        11_223,
+    )
     assert int((found.delay_ms[found.explicit] == WINDOW_MS).sum()) == 392  # the window's end belongs to it
 
 
-def test_late_landings_are_remembered_long_enough(year: Flights) -> None:
+def test_late_landings_correct_their_records(year: Flights) -> None:
     job = load_job(job_file(), {})
     assert (job.largest_window_ms, job.grace_ms) == (WINDOW_MS, GRACE_MS)
     delay_ms = (year.landed - year.scheduled)[year.has_landing]
-    assert delay_ms.max() <= WINDOW_MS + job.late_horizon_ms  # or it would be counted an orphan
+    assert delay_ms.max() <= WINDOW_MS + job.corrections_ms  # or it would be counted an orphan
     assert delay_ms.min() >= 0
 
 
@@ -147,11 +151,13 @@ class WrittenBy:
     def __init__(self, flights: Flights, expectation: Expectation) -> None:
         self.flights = flights
         self.expectation = expectation
-        self.schema = training_schema(departure_schema(), (TargetSpec("arrival_delay", "double"),))
+        self.targets = (TargetSpec("arrival_delay", "double"), TargetSpec("cancelled", "string", ("no", "yes")))
+        self.schema = training_schema(departure_schema(), self.targets)
         self.rows = np.flatnonzero(expectation.settled).tolist()
         self.records = [self.record(row) for row in self.rows]
+        self.corrections = [self.record(row, correct=True) for row in np.flatnonzero(expectation.corrected).tolist()]
 
-    def record(self, row: int) -> dict[str, Any]:
+    def record(self, row: int, *, correct: bool = False) -> dict[str, Any]:
         flights = self.flights
         label: dict[str, Any] = {
             "value": None,
@@ -160,7 +166,8 @@ class WrittenBy:
             "event_time": None,
             "delay_ms": None,
         }
-        if self.expectation.explicit[row]:
+        explicit = correct or bool(self.expectation.explicit[row])
+        if explicit:
             landed = int(flights.landed[row])
             label = {"value": float(flights.arr_delay[row]), "kind": "landings", "source": "explicit"}
             label |= {"event_time": landed, "delay_ms": landed - int(flights.scheduled[row])}
@@ -169,12 +176,12 @@ class WrittenBy:
         features |= {"flight_id": flights.ids[row], "scheduled_departure": int(flights.scheduled[row])}
         return {
             "record_id": "0" * 32,
-            "revision": 0,
-            "supersedes": None,
-            "state": "final",
+            "revision": int(correct),
+            "supersedes": 0 if correct else None,
+            "state": "correct" if correct else "final",
             "features": features,
-            "targets": {"arrival_delay": label},
-            "settled": ["arrival_delay"],
+            "targets": {"arrival_delay": label, "cancelled": {**label, "value": "no" if explicit else "yes"}},
+            "settled": ["arrival_delay", "cancelled"],
             "weights": {"sampling": 1.0, "delay": None},
             "sampling": None,
             "split": "train",
@@ -185,11 +192,11 @@ class WrittenBy:
     def checks(self) -> list[Check]:
         parsed = fastavro.parse_schema(self.schema)
         values = []
-        for record in self.records:
+        for record in (*self.records, *self.corrections):
             out = io.BytesIO()
             fastavro.schemaless_writer(out, parsed, record)
             values.append(out.getvalue())
-        ids = Spans.of(record["features"]["flight_id"].encode() for record in self.records)
+        ids = Spans.of(record["features"]["flight_id"].encode() for record in (*self.records, *self.corrections))
         written = Written(ids, Spans.of(values), np.zeros(len(values), np.int64))
         return check_written(written, self.flights, self.expectation, self.schema, "arrival_delay")
 
@@ -203,7 +210,14 @@ def written() -> WrittenBy:
 def test_what_is_right_passes(written: WrittenBy) -> None:
     checks = written.checks()
     assert all(check.holds for check in checks)
-    assert [check.expected for check in checks] == [len(written.rows), len(written.rows), min(1_000, len(written.rows))]
+    settled, corrected = len(written.rows), len(written.corrections)
+    assert corrected > 0
+    assert [check.expected for check in checks] == [
+        settled + corrected,
+        settled,
+        corrected,
+        min(1_000, settled + corrected),
+    ]
     require(checks)
 
 
@@ -211,7 +225,7 @@ def test_what_is_right_passes(written: WrittenBy) -> None:
 def test_what_is_wrong_is_named(written: WrittenBy, damage: str) -> None:
     labels = [record["targets"]["arrival_delay"] for record in written.records]
     explicit = next(label for label in labels if label["source"] == "explicit")
-    wrong = "labels compared one by one"
+    wrong = "records compared one by one"
     if damage == "lost":
         del written.records[5]
         wrong = "different flights among them"
@@ -239,9 +253,9 @@ def test_the_whole_demo_on_twenty_days() -> None:
     expected = expect(flights, WINDOW_MS, GRACE_MS)
     for number in (
         len(flights) + len(flights.landings),
-        int(expected.explicit.sum()),
-        int(expected.implicit.sum()),
-        expected.late,
+        2 * int(expected.explicit.sum()),
+        2 * int(expected.implicit.sum()),
+        int(expected.corrected.sum()),
         int((~expected.settled).sum()),
         int(expected.settled.sum()),
     ):

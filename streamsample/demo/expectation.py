@@ -3,7 +3,7 @@
 The watermark is the smallest, over a task's partitions, of the largest event time read. At the end every partition has
 been read to its end and follows its topic's other partitions, so in every task it is the smaller of the two topics'
 largest event times. A flight at p is settled iff p + window + grace < watermark. A landing at f labels it iff
-0 <= f - p <= window; one that does not is late, and counted so once f + grace < watermark.
+0 <= f - p <= window; one that comes later corrects the record once f + grace < watermark.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from streamsample.records import Bools, Int64s
 @dataclass(frozen=True, slots=True)
 class Expectation:
     """Of n flights: settled, explicit: bool[n], explicit only where settled. delay_ms: int64[n], how long after its
-    scheduled departure each landed. late: landings known to be after their window. cancelled, never_landed,
-    landed_late: why the settled flights that are not explicit are not.
+    scheduled departure each landed. corrected: bool[n], landed after the window, as is known by now. cancelled,
+    never_landed, landed_late: why the settled flights that are not explicit are not.
     """
 
     watermark_ms: int
     settled: Bools
     explicit: Bools
     delay_ms: Int64s
-    late: int
+    corrected: Bools
     cancelled: int
     never_landed: int
     landed_late: int
@@ -50,7 +50,7 @@ def expect(flights: Flights, window_ms: int, grace_ms: int) -> Expectation:
         settled=settled,
         explicit=settled & in_time,
         delay_ms=delay_ms,
-        late=int(np.count_nonzero(flights.has_landing & (delay_ms > window_ms) & decided)),
+        corrected=flights.has_landing & (delay_ms > window_ms) & decided,
         cancelled=int(np.count_nonzero(implicit & flights.cancelled)),
         never_landed=int(np.count_nonzero(implicit & ~flights.has_landing & ~flights.cancelled)),
         landed_late=int(np.count_nonzero(implicit & flights.has_landing)),

@@ -30,7 +30,8 @@ INTRODUCTION = (
     "Every flight that left New York in 2013 is a prediction at its scheduled departure: how late will it arrive? "
     "Its landing, hours later and on another topic, is the answer. The job joins the two as they come: arrival_delay "
     "is explicit if the flight lands within 6 hours of its scheduled departure, and implicit, null, once event time "
-    "has passed that without a landing. Each training record is written exactly once."
+    "has passed that without a landing; the flight is then presumed cancelled. A landing after that corrects what was "
+    "written. Each record is written exactly once."
 )
 
 NEXT = (
@@ -98,7 +99,7 @@ class Screen:
             Padding(
                 f"Of the implicit labels {expectation.cancelled:,} are flights that were cancelled, "
                 f"{expectation.never_landed:,} have no arrival on record, and {expectation.landed_late:,} landed after "
-                "the window, too late to count. The flights still open would close as time goes on.",
+                "the window: their records are corrected. The flights still open would close as time goes on.",
                 (0, 2),
             )
         )

@@ -53,30 +53,37 @@ def check_written(
 ) -> list[Check]:
     """Compare what is written with the dataset: how many records, whose, and the labels of a random sample of them."""
     wanted = {flights.ids[row] for row in np.flatnonzero(expectation.settled).tolist()}
+    corrected = int(np.count_nonzero(expectation.corrected))
     ids = [(key or b"").decode() for key in written.ids.to_list()]
     rows = np.random.default_rng(_SEED).permutation(len(written))[:COMPARED]
     row_of = {name: row for row, name in enumerate(flights.ids)}
     records = decode(written.values, rows, schema)
     right = sum(
-        _label_is_right(record, target, flights, expectation, row_of.get(ids[row]))
+        _is_right(record, target, flights, expectation, row_of.get(ids[row]))
         for record, row in zip(records, rows.tolist(), strict=True)
     )
     return [
-        Check("training records in the topic", len(wanted), len(written)),
+        Check("training records in the topic", len(wanted) + corrected, len(written)),
         Check("different flights among them", len(wanted), len(wanted.intersection(ids))),
-        Check("labels compared one by one", min(COMPARED, len(wanted)), right),
+        Check("corrected after the window", corrected, len(ids) - len(set(ids))),
+        Check("records compared one by one", min(COMPARED, len(wanted) + corrected), right),
     ]
 
 
-def _label_is_right(
+def _is_right(
     record: Mapping[str, Any], target: str, flights: Flights, expectation: Expectation, row: int | None
 ) -> bool:
-    if row is None or record["features"]["flight_id"] != flights.ids[row] or record["state"] != "final":
+    """Both labels, of the first record of a flight or of its correction."""
+    if row is None or record["features"]["flight_id"] != flights.ids[row]:
         return False
-    label = record["targets"][target]
-    if not expectation.explicit[row]:
-        wanted: Sequence[Any] = (None, None, "implicit", None, None)
+    corrects = record["revision"] == 1
+    if corrects != (record["state"] == "correct") or (corrects and not expectation.corrected[row]):
+        return False
+    nothing: Sequence[Any] = (None, "implicit", None, None)
+    if corrects or expectation.explicit[row]:
+        given = ("landings", "explicit", int(flights.landed[row]), int(expectation.delay_ms[row]))
+        wanted = {target: (float(flights.arr_delay[row]), *given), "cancelled": ("no", *given)}
     else:
-        landed, delay_ms = int(flights.landed[row]), int(expectation.delay_ms[row])
-        wanted = (float(flights.arr_delay[row]), "landings", "explicit", landed, delay_ms)
-    return tuple(label[name] for name in ("value", "kind", "source", "event_time", "delay_ms")) == wanted
+        wanted = {target: (None, *nothing), "cancelled": ("yes", *nothing)}
+    names = ("value", "kind", "source", "event_time", "delay_ms")
+    return all(tuple(record["targets"][name][each] for each in names) == label for name, label in wanted.items())

@@ -176,6 +176,7 @@ def choose(table, match, rules, handles, until, free, chosen, used):  # type: ig
     for i in range(count):
         row = handles[i]
         head = np.int64(rows[row].head)
+        single = head >= 0 and entries[head].next < 0
         for target in range(len(rules.first)):
             at = target * count + i
             chosen.use[at] = NONE
@@ -185,7 +186,11 @@ def choose(table, match, rules, handles, until, free, chosen, used):  # type: ig
             for use in range(rules.first[target], rules.end[target]):
                 undo = np.int64(rules.undone_by[use])
                 named = undo >= 0 and rules.named[undo]
-                found = gather_rule(entries, head, use, undo, named, until[i], order)
+                if single:  # as most are: nothing to compare it with, nothing that undoes it
+                    order[0] = head
+                    found = np.int64(entries[head].use == use and entries[head].at <= until[i])
+                else:
+                    found = gather_rule(entries, head, use, undo, named, until[i], order)
                 if found == 0:
                     continue
                 place, bits = taken(entries, order, found, rules.take[use], rules.is_float[use])

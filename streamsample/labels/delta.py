@@ -142,6 +142,7 @@ def delta_parts(delta: Delta) -> list[bytes | memoryview]:
         "ledger.feedback": delta.ledger.feedback.reshape(-1),
         "ledger.predictions": delta.ledger.predictions,
         "ledger.labels": delta.ledger.labels,
+        "ledger.moved": delta.ledger.moved.reshape(-1),
     }
     for name in ("rows", "matches", "written", "waiting"):
         group = getattr(delta, name)
@@ -216,6 +217,7 @@ def _decode_body(data: bytes, start: int, meta_size: int, end: int) -> Delta:
     ledger.feedback[:] = arrays["ledger.feedback"].reshape(ledger.feedback.shape)
     ledger.predictions[:] = arrays["ledger.predictions"]
     ledger.labels[:] = arrays["ledger.labels"]
+    ledger.moved[:] = arrays["ledger.moved"].reshape(ledger.moved.shape)
     return Delta(
         int(meta["watermark"]),
         int(meta["settled_before"]),

@@ -58,10 +58,11 @@ class Ledger:
 
     uses: for each use of a feedback the index of its target. rows: int64[targets, len(ROW_COLUMNS)]; feedback:
     int64[uses, len(FEEDBACK_COLUMNS)]: each feedback is booked once for every use; predictions:
-    int64[len(PREDICTION_COLUMNS)]. labels: int64[uses], explicit labels by the rule that gave them.
+    int64[len(PREDICTION_COLUMNS)]. labels: int64[uses], explicit labels at the close, by the
+    rule that gave them; moved: as rows, what corrections have added and taken since the close.
     """
 
-    __slots__ = ("feedback", "labels", "predictions", "rows", "targets", "uses")
+    __slots__ = ("feedback", "labels", "moved", "predictions", "rows", "targets", "uses")
 
     def __init__(self, targets: tuple[str, ...], uses: tuple[int, ...]) -> None:
         self.targets = targets
@@ -70,6 +71,7 @@ class Ledger:
         self.feedback: NDArray[np.int64] = np.zeros((len(uses), len(FEEDBACK_COLUMNS)), np.int64)
         self.predictions: Int64s = np.zeros(len(PREDICTION_COLUMNS), np.int64)
         self.labels: Int64s = np.zeros(len(uses), np.int64)
+        self.moved: NDArray[np.int64] = np.zeros_like(self.rows)
 
     def copy(self) -> Ledger:
         """The same counts, independent of this one."""
@@ -78,6 +80,7 @@ class Ledger:
         other.feedback[:] = self.feedback
         other.predictions[:] = self.predictions
         other.labels[:] = self.labels
+        other.moved[:] = self.moved
         return other
 
     def row_counts(self, target: int) -> dict[str, int]:

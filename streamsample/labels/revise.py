@@ -165,17 +165,16 @@ def _book(
         book = ledger.rows[number]
         book[books.OPEN] -= np.count_nonzero(closing)
         book += np.bincount(label.category[closing], minlength=len(book))
-        moved = after & (was.category != label.category)
-        book += np.bincount(label.category[moved], minlength=len(book))
-        book -= np.bincount(was.category[moved], minlength=len(book))
-        entered = (closing | after) & (label.use >= 0)
-        ledger.labels += np.bincount(label.use[entered], minlength=len(ledger.labels))
+        ledger.labels += np.bincount(label.use[closing & (label.use >= 0)], minlength=len(ledger.labels))
+        other = after & (was.category != label.category)
+        moved = np.bincount(label.category[other], minlength=len(book))
+        moved -= np.bincount(was.category[other], minlength=len(book))
         for column in (books.IMPLICIT, books.ROW_SILENT):  # what was not covered then may be by now
-            short = min(int(book[column]), 0)
-            book[column] -= short
-            book[books.ROW_UNCOVERED] += short
-        gone = after & (was.use >= 0)
-        ledger.labels -= np.bincount(was.use[gone], minlength=len(ledger.labels))
+            short = min(int(book[column] + moved[column]), 0)
+            moved[column] -= short
+            moved[books.ROW_UNCOVERED] += short
+        book += moved
+        ledger.moved[number] += moved
     return closing
 
 

@@ -259,4 +259,3 @@ def copy_rows(table, handles, out):  # type: ignore[no-untyped-def]
         out.within[i] = rows[row].index
         out.split[i] = rows[row].split
         out.hash[i] = rows[row].hash
-        out.revision[i] = rows[row].revision

@@ -39,7 +39,7 @@ from streamsample.records import Bools, Int32s, Int64s, Spans
 
 _MAX: Final = 2**62
 _FEW: Final = 8
-_OUT_TYPES: Final = (*[np.int64] * 4, *[np.int32] * 2, np.int16, np.int16, np.int8, np.uint32, np.int32)
+_OUT_TYPES: Final = (*[np.int64] * 4, *[np.int32] * 2, np.int16, np.int16, np.int8, np.uint32)
 
 
 class Bucket:

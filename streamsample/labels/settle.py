@@ -106,9 +106,12 @@ def _label(
     book[books.EXPLICIT] += given
     book[books.ROW_SILENT if target.if_silent == "drop" else books.IMPLICIT] += labelled - given
     book[books.ROW_UNCOVERED] += count - labelled
-    ledger.labels += np.bincount(use[explicit], minlength=len(ledger.labels))
-    kinds = np.array([*(use.feedback for use in settings.uses), -1], np.int16)
-    return TargetColumns(bits, valid, settled, explicit, chosen.event_time[mine], chosen.delay[mine], kinds[use])
+    given_at = np.flatnonzero(explicit)
+    by = use[given_at]
+    ledger.labels += np.bincount(by, minlength=len(ledger.labels))
+    kind = np.full(count, -1, np.int16)
+    kind[given_at] = np.array([use.feedback for use in settings.uses], np.int16)[by]
+    return TargetColumns(bits, valid, settled, explicit, chosen.event_time[mine], chosen.delay[mine], kind)
 
 
 def covered_since(settings: JoinSettings, number: int, covered_from: Int64s | None) -> int:

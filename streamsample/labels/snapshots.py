@@ -45,11 +45,12 @@ def take(
     """
     handles, again = _chosen_rows(rows, times, rewrites)
     rows.check_payload(rows.table.rows["ts"][again], stays=True)
-    row_columns = _row_columns(rows, handles, times)
+    row_columns = _row_columns(rows, handles, times, settings.revises)
     log = matches.take_log()
     if len(again):
         log = np.concatenate([matches.of_rows(rows.table.rows, again), log])
-    log = log[log["row_ts"] >= times.released_before]
+    needs = log["row_ts"] >= times.released_before
+    log = log if needs.all() else log[needs]
     written = written[written["row_ts"] >= times.released_before]
     written = written[_last_of_equal((written["row_index"], written["row_offset"]))]
     fresh = waiting.take_fresh()
@@ -109,12 +110,13 @@ def _chosen_rows(rows: Rows, times: Times, rewrites: list[tuple[int, int]]) -> t
     return np.concatenate(chosen), np.concatenate(again)
 
 
-def _row_columns(rows: Rows, handles: Int64s, times: Times) -> RowColumns:
+def _row_columns(rows: Rows, handles: Int64s, times: Times, revises: bool) -> RowColumns:
     """In the order of the tables: memory is read from one end to the other, for there is much of it."""
     held = rows.columns(handles)
+    revision = rows.table.rows["revision"][handles] if revises else np.zeros(len(handles), np.int32)
     alive = held.ts >= times.dead_before
     if not alive.all():
-        held = held.where(alive)
+        held, revision = held.where(alive), revision[alive]
     size = np.where(held.ts >= times.released_before, held.payload_size, -1).astype(np.int32)
     return RowColumns(
         offset=held.offset,
@@ -123,7 +125,7 @@ def _row_columns(rows: Rows, handles: Int64s, times: Times) -> RowColumns:
         hash=held.hash,
         schema=held.schema,
         split=held.split,
-        revision=held.revision,
+        revision=revision,
         ids=packed(rows.table.ids, held.id_place, held.id_size),
         payload=packed_addresses(held.payload, size),
     )
@@ -213,6 +215,7 @@ def restore_ledger(ledger: Ledger, last: Delta, settings: JoinSettings, open_row
     for number, name in enumerate(ledger.targets):
         if name in last.targets:
             ledger.rows[number] = last.ledger.rows[last.targets.index(name)]
+            ledger.moved[number] = last.ledger.moved[last.targets.index(name)]
         else:
             ledger.rows[number, [ROWS_IN, OPEN]] = open_rows
     uses = [key for key, _, _ in last.uses]

@@ -257,7 +257,6 @@ class RowOut(NamedTuple):
     within: NDArray[np.int16]
     split: NDArray[np.int8]
     hash: NDArray[np.uint32]
-    revision: Int32s
 
     def where(self, keep: Bools) -> RowOut:
         """The rows that are kept."""
@@ -318,7 +317,7 @@ PREDICTION_BATCH: Final = (I64, I16, I64, U64, U8, I64, I32, I16, I8, I32)
 FEEDBACK_BATCH: Final = (I32, I64, I16, I64, U64, U64, U8, I64, I32, _U32, I64)
 """The columns of a FeedbackBatch as a kernel's arguments."""
 ROW_OUT: Final = _tuple(
-    RowOut, I64_OUT, I64_OUT, I64_OUT, I64_OUT, I32_OUT, I32_OUT, I16_OUT, I16_OUT, I8_OUT, _U32_OUT, I32_OUT
+    RowOut, I64_OUT, I64_OUT, I64_OUT, I64_OUT, I32_OUT, I32_OUT, I16_OUT, I16_OUT, I8_OUT, _U32_OUT
 )
 CHOSEN_OUT: Final = _tuple(ChosenOut, I8_OUT, I64_OUT, I64_OUT, I64_OUT)
 USED_OUT: Final = _tuple(UsedOut, I64_OUT, I8_OUT, I8_OUT, I64_OUT, I64_OUT, I16_OUT)

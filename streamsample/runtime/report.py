@@ -234,7 +234,8 @@ def totals_of(task: Task) -> Totals:
     ledger = task.join.ledger
     names, join = ledger.targets, task.plan.join
     for number, name in enumerate(names):
-        rows = dict(zip(ROW_COLUMNS, ledger.rows[number].tolist(), strict=True))
+        # As of the close: counters only grow, and corrections take from some of these.
+        rows = dict(zip(ROW_COLUMNS, (ledger.rows[number] - ledger.moved[number]).tolist(), strict=True))
         totals["label", name, "none", "implicit"] = rows["implicit"]
         for reason in ("silent", "uncovered", "limit"):
             totals["row", name, reason] = rows[reason]
