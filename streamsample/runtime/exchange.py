@@ -28,27 +28,29 @@ NEVER = -(2**62)
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
-    """Of a message: the sender's job (`Job.state_shape`) and number, of which sample it is, and what its rows' schema
-    numbers mean.
+    """Of a message: the sender's job (`Job.state_shape`) and number, of which sample it is, from when on the sender
+    could read its input, and what its rows' schema numbers mean.
     """
 
     shape: str
     task: int
     sample: int
     watermark_without_idle: int
+    covered_from: int
     schemas: list[SchemaName]
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
     """What a task says: what it held of windows of a sample, and how far its watermark has come, with idle advances and
-    without.
+    without; and from which event time on its partition was readable.
     """
 
     task: int
     sample: int
     watermark: int
     watermark_without_idle: int
+    covered_from: int
     part: WindowPart
 
 
@@ -70,7 +72,8 @@ class Mail:
 
     def messages(self, told: Told, to: int) -> Iterator[Message]:
         """`told` in messages that the topic takes."""
-        head = framed(_Head(self.shape, told.task, told.sample, told.watermark_without_idle, list(self.schemas)))
+        numbers = (told.task, told.sample, told.watermark_without_idle, told.covered_from)
+        head = framed(_Head(self.shape, *numbers, list(self.schemas)))
         pieces = told.part.pieces(max(self.bytes_max // 2 - len(head), 1))
         for number, piece in enumerate(pieces, 1):
             watermark = told.watermark if number == len(pieces) else NEVER
@@ -96,4 +99,5 @@ class Mail:
                 )
             schema = renumbered(delta.part.rows.schema, head.schemas, self.schemas, topic)
             part = replace(delta.part, rows=replace(delta.part.rows, schema=schema))
-            yield Told(head.task, head.sample, delta.watermark, head.watermark_without_idle, part)
+            without_idle = head.watermark_without_idle
+            yield Told(head.task, head.sample, delta.watermark, without_idle, head.covered_from, part)

@@ -51,7 +51,11 @@ class Metrics:
     def _samples(self) -> None:
         """What samples are worth, by design and stratum (declared ones by name, all others as `other`): see `audit`."""
         by = ("design", "stratum")
-        self.sampled = self._counter("sampled_total", "Sampling decisions, by outcome (kept, dropped).", *by, "outcome")
+        self.sampled = self._counter(
+            "sampled_total",
+            "Sampling decisions, by outcome (kept, dropped; uncovered: their window could not be read as a whole).",
+            *(*by, "outcome"),
+        )
         self.sample_expected = self._counter("sample_expected_total", "Records that samples aimed to keep.", *by)
         self.sample_weight = self._counter(
             "sample_weight_total", "Weights of what was kept: the Horvitz-Thompson estimate of what was shown.", *by

@@ -14,7 +14,7 @@ from streamsample.hashing import hash64
 from streamsample.labels import PayloadSpace
 from streamsample.records import Bools, Float64s, Int64s, Spans
 from streamsample.runtime.audit import Audit
-from streamsample.runtime.exchange import Mail, Message
+from streamsample.runtime.exchange import NEVER, Mail, Message
 from streamsample.runtime.plan import Plan, SamplePlan, Units, WindowDraw
 from streamsample.runtime.source import Events
 from streamsample.runtime.state import SchemaName
@@ -22,7 +22,7 @@ from streamsample.runtime.training import Encoded, Sampled, TrainingRecords, rec
 from streamsample.runtime.windowing import Unusable, is_true, offered, ratios, unusable_numbers, unusable_ratios
 from streamsample.sampling.design import Selection, unit_hash
 from streamsample.sampling.strata import DeclaredStrata
-from streamsample.sampling.window_columns import Details, Drawn, Offered
+from streamsample.sampling.window_columns import Details, Drawn, GroupColumns, Offered
 
 if TYPE_CHECKING:
     from streamsample.runtime.window_step import WindowSteps
@@ -223,11 +223,14 @@ class Samples:
         self._audit(sample, draw, shown, unit)
         self._refuse_late(sample, events, self.windows.steps[number].on_records(shown, details))
 
-    def advance(self, goal: int, without_idle: int) -> tuple[bool, bool]:
-        """Let the watermark come to `goal`: whether all is done, and whether anything came of it."""
+    def advance(self, goal: int, without_idle: int, covered_from: int = NEVER) -> tuple[bool, bool]:
+        """Let the watermark come to `goal`: whether all is done, and whether anything came of it. Windows that begin
+        before `covered_from` give no sample (A19).
+        """
         assert self.windows is not None
-        closed, done = self.windows.advance(goal, without_idle)
+        closed, done = self.windows.advance(goal, without_idle, covered_from)
         for number, each in closed:
+            self._count_uncovered(number, each.uncovered)
             self._count_windows(number, each.drawn)
             self._audit_windows(number, each.drawn)
             self._owner.emit(self._records[number].of_drawn(each.drawn, each.idle), each.drawn.rows.ts)
@@ -278,6 +281,17 @@ class Samples:
             mine = drawn.places == place if place < len(declared) else drawn.places >= place
             kept = int(drawn.kept[mine].sum())
             self._count(sample, name, kept, int(drawn.seen[mine].sum()) - kept, instead=whole)
+
+    def _count_uncovered(self, number: int, groups: GroupColumns) -> None:
+        """The records of windows that could not be read as a whole, by declared stratum."""
+        sample = self._plan.samples[number]
+        assert sample.windows is not None
+        declared = sample.windows.settings.strata
+        for place, name in enumerate((*declared, "other") if len(groups.n) else ()):
+            mine = groups.place == place if place < len(declared) else groups.place >= place
+            self._owner.counts[SEPARATOR.join(("sampled", sample.name or "", name, "uncovered"))] += int(
+                groups.n[mine].sum()
+            )
 
     def _audit(self, sample: SamplePlan, draw: WindowDraw, shown: Offered, unit: Spans) -> None:
         audit, declared = self._owner.audit, draw.settings.strata

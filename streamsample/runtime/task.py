@@ -83,7 +83,7 @@ class Task:
         self.join = None if plan.join is None else LabelJoin(plan.join, settings.space)
         self.log = ChunkLog()
         self.start_ms: int | None = None
-        self.covered_from = {item.source.topic: MIN for item in plan.feedback}
+        self.covered_from = dict.fromkeys(plan.topics, MIN)
         timeouts = {plan.input.topic: plan.job.input.idle_timeout_ms}
         timeouts |= {topic: item.idle_timeout_ms for item in plan.job.feedback.values() for topic in item.topics}
         self.watermark = Watermark([TopicPartition(topic, partition) for topic in plan.topics], timeouts)
@@ -129,12 +129,12 @@ class Task:
                 self.counts[SEPARATOR.join(("filtered", events.source))] += events.filtered
         self.counts[f"tombstones{SEPARATOR}{batch.topic}"] += read[0].tombstones
         spans = [events.span for events in read if events.span is not None]
+        if self.covered_from[batch.topic] == FIRST_EVENT and spans:
+            # What is gone may have been dated up to the grace later than the first record that is left.
+            self.covered_from[batch.topic] = spans[0][0] + self.plan.job.grace_ms
         if batch.topic == self.plan.input.topic:
             self._on_predictions(read[0])
         else:
-            if self.covered_from[batch.topic] == FIRST_EVENT and spans:
-                # What is gone may have been dated up to the grace later than the first record that is left.
-                self.covered_from[batch.topic] = spans[0][0] + self.plan.job.grace_ms
             sharing = [pair for pair in enumerate(self.plan.feedback) if pair[1].source.topic == batch.topic]
             for (number, item), events in zip(sharing, read, strict=True):
                 self._on_feedback(number, item, events)
@@ -250,7 +250,7 @@ class Task:
         goal = self.watermark.advance(elapsed_ms)
         self._note_idleness()
         if self.windows is not None:
-            done, changed = self._samples.advance(goal, self.watermark.value_without_idle)
+            done, changed = self._samples.advance(goal, self.watermark.value_without_idle, self._whole_from())
             self._changed |= changed
             self.behind = not done
             return done
@@ -277,6 +277,17 @@ class Task:
                 stride *= 2
         self.behind = self.join.watermark < goal
         return not self.behind
+
+    def _whole_from(self) -> int:
+        """From which event time on all of the input was readable here (A19)."""
+        topic = self.plan.input.topic
+        covered_from = self.covered_from[topic]
+        if covered_from == FIRST_EVENT:
+            # Nothing is left of the partition. Its topic has come so far, and so had what is gone.
+            level = self.watermark.level_of(TopicPartition(topic, self.partition))
+            if level is not None:
+                covered_from = self.covered_from[topic] = level + self.plan.job.grace_ms
+        return covered_from if self.start_ms is None else max(covered_from, self.start_ms)
 
     def _note_idleness(self) -> None:
         idle = self.watermark.closed_by_idle

@@ -13,7 +13,7 @@ from streamsample.records import Bools, Int64s, RecordBatch, TopicPartition
 from streamsample.runtime.exchange import NEVER, Mail, Message, Told
 from streamsample.runtime.plan import WindowDraw
 from streamsample.runtime.state import RESET, ChunkBody, Logged, SchemaName, renumbered, replace_step
-from streamsample.sampling.window_columns import Details, Drawn, Offered, WindowPart, WindowSettings
+from streamsample.sampling.window_columns import Details, Drawn, GroupColumns, Offered, WindowPart, WindowSettings
 from streamsample.sampling.window_delta import WindowDelta, decode_window_delta, encode_window_delta
 from streamsample.sampling.window_samples import samples_of
 from streamsample.sampling.windows import WindowedSample
@@ -25,10 +25,13 @@ _ROWS_AT_ONCE = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """Samples of windows that have closed. idle: which were closed by idleness alone, bool[m] (A5)."""
+    """Samples of windows that have closed. idle: which were closed by idleness alone, bool[m] (A5). uncovered: the
+    groups of windows that could not be read as a whole, of which no sample is drawn (A19).
+    """
 
     drawn: Drawn
     idle: Bools
+    uncovered: GroupColumns
 
 
 class WindowStep:
@@ -51,8 +54,8 @@ class WindowStep:
         own = draw.settings if mail is None else replace(draw.settings, cumulative=False)
         self._own = WindowedSample(own)
         self._united = None if mail is None else WindowedSample(draw.settings)
-        self._passed = np.full((partitions, 2), NEVER)
-        """How far the watermark of each task has come, with idle advances and without."""
+        self._passed = np.full((partitions, 3), NEVER)
+        """How far the watermark of each task has come, with idle advances and without; from when on it is covered."""
 
     @property
     def watermark(self) -> int:
@@ -91,21 +94,26 @@ class WindowStep:
                 remedy=f"partitions were added to the input: {RESET}",
             )
         self._united.on_part(told.part)
-        self._passed[told.task] = np.maximum(self._passed[told.task], (told.watermark, told.watermark_without_idle))
+        come = (told.watermark, told.watermark_without_idle)
+        self._passed[told.task, :2] = np.maximum(self._passed[told.task, :2], come)
+        self._passed[told.task, 2] = told.covered_from
 
-    def advance(self, goal: int, without_idle: int) -> tuple[list[Closed], bool]:
+    def advance(self, goal: int, without_idle: int, covered_from: int) -> tuple[list[Closed], bool]:
         """Let the watermark come to `goal`, and those of the windows owned as far as the messages allow: the samples of
-        what closed, and whether all of it is done; if not, call again before any more records.
+        what closed, and whether all of it is done; if not, call again before any more records. covered_from: from which
+        event time on the partition was readable.
         """
         if self._united is None:
-            closed = [self._sample(part, without_idle) for part in _closing(self._own, goal)]
+            closed = [self._sample(part, without_idle, covered_from) for part in _closing(self._own, goal)]
             return closed, self._own.watermark >= self._own.goal(goal)
         before = self._own.first_open
         parts = list(_closing(self._own, goal))
         if self._own.first_open > before:
-            self._tell(WindowPart.concat(parts) if parts else WindowPart.empty(), before, without_idle)
-        passed, passed_without_idle = self._passed.min(axis=0).tolist()
-        closed = [self._sample(part, passed_without_idle) for part in _closing(self._united, passed)]
+            part = WindowPart.concat(parts) if parts else WindowPart.empty()
+            self._tell(part, before, without_idle, covered_from)
+        passed, passed_without_idle, _ = self._passed.min(axis=0).tolist()
+        covered = int(self._passed[:, 2].max())
+        closed = [self._sample(part, passed_without_idle, covered) for part in _closing(self._united, passed)]
         return closed, self._own.watermark >= goal and self._united.watermark >= passed
 
     def rewrite(self) -> None:
@@ -117,7 +125,7 @@ class WindowStep:
         """What changed since the last call, in its binary form, and what it holds.
 
         The sizes of the first two (uint32, little-endian), the delta of what is held of the own partition, how far the
-        tasks have come (int64[tasks, 2], little-endian), the delta of the windows owned. The last two are empty with
+        tasks have come (int64[tasks, 3], little-endian), the delta of the windows owned. The last two are empty with
         the scope `partition`.
         """
         deltas = [sample.snapshot_delta() for sample in self._samples]
@@ -136,19 +144,27 @@ class WindowStep:
     def _samples(self) -> list[WindowedSample]:
         return [self._own] if self._united is None else [self._own, self._united]
 
-    def _sample(self, part: WindowPart, without_idle: int) -> Closed:
-        drawn = samples_of(self.settings, part)
+    def _sample(self, part: WindowPart, without_idle: int, covered_from: int) -> Closed:
+        groups, settings = part.groups, self.settings
+        whole = groups.window * settings.window_ms >= covered_from
+        if settings.cumulative or settings.records is not None:
+            whole[:] = True  # They begin where the reading does.
+        if not whole.all():
+            part = part.of_groups(whole)
+        drawn = samples_of(settings, part)
         # Windows of so many records close when these are there, whatever the time.
-        return Closed(drawn, (drawn.until >= 0) & (drawn.settled_at >= without_idle))
+        idle = (drawn.until >= 0) & (drawn.settled_at >= without_idle)
+        return Closed(drawn, idle, groups.take(np.flatnonzero(~whole)))
 
-    def _tell(self, part: WindowPart, before: int, without_idle: int) -> None:
+    def _tell(self, part: WindowPart, before: int, without_idle: int, covered_from: int) -> None:
         """Tell the owners of the windows from `before` on that were passed."""
         assert self._mail is not None
         tasks = 1 if self.settings.cumulative else len(self._passed)
         passed = range(max(before, self._own.first_open - tasks), self._own.first_open)
         owner = part.groups.window % tasks
         for to in sorted({window % tasks for window in passed}):
-            told = Told(self._partition, self._number, self._own.watermark, without_idle, part.of_groups(owner == to))
+            come = (self._own.watermark, without_idle, covered_from)
+            told = Told(self._partition, self._number, *come, part.of_groups(owner == to))
             self.messages += self._mail.messages(told, to)
 
     def _deltas(self, body: ChunkBody, schemas: list[SchemaName], changelog: TopicPartition) -> list[WindowDelta]:
@@ -159,7 +175,7 @@ class WindowStep:
         begin = _SIZES.size + own
         parts = [body.step[_SIZES.size : begin]]
         if passed:
-            self._passed = np.frombuffer(body.step[begin : begin + passed], np.int64).reshape(-1, 2).copy()
+            self._passed = np.frombuffer(body.step[begin : begin + passed], np.int64).reshape(-1, 3).copy()
             parts.append(body.step[begin + passed :])
         return [_renumbered(decode_window_delta(part), body, schemas, changelog) for part in parts]
 
@@ -203,11 +219,11 @@ class WindowSteps:
         for told in self._mail.read(batch):
             self.steps[told.sample].on_told(told, batch.source)
 
-    def advance(self, goal: int, without_idle: int) -> tuple[list[tuple[int, Closed]], bool]:
+    def advance(self, goal: int, without_idle: int, covered_from: int) -> tuple[list[tuple[int, Closed]], bool]:
         """As `WindowStep.advance`, each sample with its number."""
         closed, done = list[tuple[int, Closed]](), True
         for number, step in self.steps.items():
-            some, all_done = step.advance(goal, without_idle)
+            some, all_done = step.advance(goal, without_idle, covered_from)
             closed += [(number, each) for each in some]
             done &= all_done
         return closed, done

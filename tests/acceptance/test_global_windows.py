@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from streamsample.errors import StateError
+from streamsample.runtime.task import FIRST_EVENT
 from tests.acceptance.cluster import MakeJob, OnBroker
 from tests.acceptance.timelines import T0, Event, OneTask, later
 from tests.acceptance.windows import (
@@ -257,3 +258,67 @@ def test_b8_on_a_broker_a_killed_worker_changes_nothing(make_job: MakeJob, tmp_p
     assert worker.ends() == -signal.SIGKILL, worker.log
     job.run()
     check(job, events, GLOBAL)
+
+
+# -- A19: windows that could not be read as a whole -------------------------------------------------------
+
+
+def uncovered(job: OnBroker) -> tuple[float, float]:
+    """Run until caught up; how many records were in windows that gave no sample, and how many before the start."""
+    live = job.live_once()
+    counts = [
+        live.registry.get_sample_value(
+            "streamsample_sampled_total", {"design": "reservoir", "stratum": country, "outcome": "uncovered"}
+        )
+        for country in COUNTRIES
+    ]
+    before = live.registry.get_sample_value("streamsample_before_start_total", {"topic": f"{job.name}.shown"})
+    return sum(count or 0 for count in counts), before or 0
+
+
+@pytest.mark.parametrize("scope", ["global", "partition"])
+def test_a19_the_window_of_the_start_gives_no_sample(make_job: MakeJob, scope: str) -> None:
+    start, first_whole = T0 + WINDOW + 33_000, T0 + WINDOW + 40_000
+    partitions = 2 if scope == "global" else 1
+    job = make_job(only({**GLOBAL, "scope": scope}, start=start), partitions=partitions)
+    events = shown(900)
+    job.publish(events)
+    job.later(the_end())
+    lost, before = uncovered(job)
+    check(job, [event for event in events if event.at >= first_whole], GLOBAL)
+    assert lost == sum(start <= event.at < first_whole for event in events) > 50
+    assert 0 < before < 50  # the log is entered a little earlier than the start
+
+
+@pytest.mark.parametrize("scope", ["global", "partition"])
+def test_a19_windows_that_retention_took_a_part_of_give_no_sample(make_job: MakeJob, scope: str) -> None:
+    partitions = 2 if scope == "global" else 1
+    job = make_job(only({**GLOBAL, "scope": scope}), partitions=partitions)
+    events = shown(900)
+    job.publish(events)
+    job.later(the_end())
+    job.delete_records("shown", before=100, partition=0)
+    mine = [event for event in events if partitions == 1 or job.partition_of(event.id) == 0]
+    covered_from = mine[100].at + GRACE
+    lost, _ = uncovered(job)
+    whole = [event for event in events if event.at // WINDOW * WINDOW >= covered_from]
+    check(job, whole, GLOBAL)
+    assert lost == len(events) - 100 - len(whole) > 0
+    assert job.run().records_in == 0  # nothing changes when it is begun again
+
+
+def test_a19_a_partition_of_which_nothing_is_left_is_covered_from_where_its_topic_is() -> None:
+    tasks = Tasks(GLOBAL, 2)
+    tasks.tasks[1].task.covered_from["job.shown"] = FIRST_EVENT
+    events = shown(300)
+    tasks.play(0, events[:150])
+    tasks.tasks[1].caught_up("shown")
+    tasks.tasks[1].task.watermark.follow("job.shown", events[149].at, 0)
+    tasks.tasks[1].turn()
+    tasks.tasks[1].restarted()
+    for number in (0, 1):
+        tasks.play(number, [*events[150 + number :: 2], *the_end(number)])
+    tasks.deliver_all()
+    whole = [event for event in events if event.at // WINDOW * WINDOW >= events[149].at + GRACE]
+    assert tasks.said == drawn(whole, GLOBAL)
+    assert whole
