@@ -238,7 +238,7 @@ class WindowedSample:
         else:
             near = self._candidates.near(group, unit, weight)
         if len(near):
-            self._keep(offered, near, group[near], unit[near], weight[near], details(near))
+            self._keep(offered, near, group[near], unit[near], weight[near], details)
 
     def _keep(
         self,
@@ -247,14 +247,20 @@ class WindowedSample:
         group: Int32s,
         unit: NDArray[np.uint64],
         weight: Float64s,
-        more: Details,
+        details: Callable[[Int64s], Details],
     ) -> None:
-        """Show the chosen records, of whose columns there are `more`, to their groups."""
-        begin, offset = self._kept.end, offered.offset[chosen]
+        """Show the chosen records to their groups, and keep what is needed of those that stay."""
+        begin, before = self._kept.end, self.held
+        numbers = np.arange(begin, begin + len(chosen))
+        source = np.full(len(chosen), offered.source)
+        self._candidates.update(group, unit, weight, source, offered.offset[chosen], numbers)
+        if len(chosen) > before:  # a window's first records: most have displaced each other
+            chosen = chosen[self._survivors(begin)]
+        more = details(chosen)
         self._kept.add(
             RowColumns(
                 ts=offered.ts[chosen],
-                offset=offset,
+                offset=offered.offset[chosen],
                 schema=more.schema,
                 split=more.split,
                 ids=offered.ids.take(chosen),
@@ -262,10 +268,17 @@ class WindowedSample:
                 payload=more.payload,
             )
         )
-        numbers = np.arange(begin, self._kept.end)
-        self._candidates.update(group, unit, weight, np.full(len(chosen), offered.source), offset, numbers)
         if self._kept.crowded(self.held):
             self._let_go()
+
+    def _survivors(self, begin: int) -> Int64s:
+        """Which of the rows numbered from `begin` on are held, int64[m], ascending; they are numbered anew."""
+        rows = self._candidates.rows()
+        fresh = rows >= begin
+        stay = np.unique(rows[fresh])
+        rows[fresh] = begin + np.searchsorted(stay, rows[fresh])
+        self._candidates.renumber(rows)
+        return stay - begin
 
     def _let_go(self) -> None:
         """Forget the bytes of rows that are no candidates any more."""
