@@ -24,7 +24,7 @@ from streamsample.kafka.wire_decode import decode_headers
 from streamsample.records import Int64s, Spans
 from streamsample.runtime.audit import Audit
 from streamsample.runtime.exchange import Message
-from streamsample.runtime.plan import Plan, SamplePlan, plan_of
+from streamsample.runtime.plan import Plan, SamplePlan, WindowDraw, plan_of
 from streamsample.runtime.readback import TrainingReader, batches_of
 from streamsample.runtime.samples import Samples, TaskSettings, late_words
 from streamsample.runtime.source import Events
@@ -224,6 +224,7 @@ class _Derivation:
         self._labelled = plan.join is not None
         self._windows = windows
         self._span = parse_span(window, None if windows is None else windows.settings.window_ms)
+        self._covered_from = _covered_from(job, windows)
         self._by_partition = windows is not None and not windows.exchanged
         local = replace(sample, windows=None if windows is None else replace(windows, exchanged=False))
         self._alone = replace(plan, samples=(local,))
@@ -242,8 +243,7 @@ class _Derivation:
     def show(self, events: Events) -> None:
         """Show the events of one batch, those of the span."""
         inside = (events.times >= self._span.begin) & (events.times < self._span.end)
-        if isinstance(self._job.start, int):
-            inside &= events.times >= self._job.start
+        inside &= events.times >= self._covered_from
         events = events.take(np.flatnonzero(inside))
         gone = self._left_out.get(events.batch.partition)
         if gone:
@@ -374,6 +374,13 @@ class _Derivation:
     def _out_ids(self) -> list[int]:
         schemas = self._plan.input.projector.schemas
         return [self._job.output.schema_ids[schema.id] for schema in schemas if schema.id is not None]
+
+
+def _covered_from(job: Job, windows: WindowDraw | None) -> int:
+    """The first event time whose window was read as a whole; a window that the start has cut gives no sample."""
+    if not isinstance(job.start, int):
+        return 0
+    return job.start if windows is None else -(-job.start // windows.settings.window_ms) * windows.settings.window_ms
 
 
 def _content(tree: Mapping[str, Any]) -> str:

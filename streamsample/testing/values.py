@@ -48,7 +48,10 @@ class Values:
         sources = self._job.sources
         named: dict[str, Any] = {"input": self._job.input, **self._job.feedback}
         if name in named:
-            return str(named[name].topic)
+            topics = named[name].topics
+            if len(topics) == 1:
+                return str(topics[0])
+            raise Wrong(f"{show(name)} is read from {len(topics)} topics", f"name one of {', '.join(topics)}")
         if name in sources:
             return name
         meant = nearest(name, [*named, *sources])
