@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from streamsample.config.columns import described
+from streamsample.config.thin import described as thinned
 
 if TYPE_CHECKING:
     from streamsample.config.job import Job
@@ -73,6 +74,7 @@ def content(job: Job) -> dict[str, Any]:
         ],
         "corrections": job.corrections_ms,
         "emit": job.emit,
+        **({"thin": thinned(job.thin)} if job.thin is not None else {}),
         "grace": job.grace_ms,
         "skew": job.skew_ms,
         "features": features and {"keep": sorted(features.keep or ()), "drop": sorted(features.drop or ())},

@@ -30,6 +30,7 @@ from streamsample.config.models import (
 from streamsample.config.problems import KeyPath, Problem, listed, nearest
 from streamsample.config.sample import Sample
 from streamsample.config.targets import Target
+from streamsample.config.thin import Thin
 from streamsample.config.units import format_duration
 from streamsample.config.values import Duration, JobName, Name, PositiveDuration, Start
 
@@ -60,6 +61,7 @@ class Job(Section):
     targets: Mapping[Name, Target] = Field(
         {}, description="the labels, by name, at most 32; without any the job only samples"
     )
+    thin: Thin | None = Field(None, description="which labelled records are kept, by what became known; default: all")
     grace_ms: Duration = Field(5_000, alias="grace", description="how far out of order a partition may be")
     skew_ms: Duration = Field(
         0, alias="skew", description="how much earlier than its prediction feedback may be dated and still count"
@@ -163,15 +165,15 @@ class Job(Section):
 
     @property
     def late_topic(self) -> str | None:
-        """Where late feedback goes; None: nowhere."""
-        if self.late is not None:
+        """Where late feedback goes; None: nowhere. A backfill leaves the live job's topic alone."""
+        if self.late is not None and self.backfill is None:
             return self.late.topic
         return self.dead_letters_topic if self.corrections_ms else None
 
     @property
     def orphans_topic(self) -> str | None:
-        """Where orphans go; None: nowhere."""
-        return None if self.orphans is None else self.orphans.topic
+        """Where orphans go; None: nowhere, as in a backfill."""
+        return None if self.orphans is None or self.backfill is not None else self.orphans.topic
 
     @property
     def changelog_topic(self) -> str:
@@ -226,6 +228,7 @@ class Job(Section):
     def problems(self) -> Iterator[Problem]:
         yield from name_problems(self)
         yield from sample_problems(self)
+        yield from thin_problems(self)
         yield from topic_problems(self)
         yield from schema_id_problems(self)
         yield from time_problems(self)
@@ -288,6 +291,12 @@ def sample_problems(job: Job) -> Iterator[Problem]:
         yield Problem(("samples",), what, f"give one under sample, or {apart}", at_key=True, not_yet=True)
     if job.samples and job.sample is not None:
         yield Problem(("samples",), "is given beside sample", "put that under samples too", at_key=True)
+
+
+def thin_problems(job: Job) -> Iterator[Problem]:
+    """Thinning is by the label of a target."""
+    if job.thin is not None:
+        yield from job.thin.problems_with(job.targets)
 
 
 def topic_problems(job: Job) -> Iterator[Problem]:
@@ -378,6 +387,7 @@ def time_problems(job: Job) -> Iterator[Problem]:
 
 NEEDS = {
     name_problems: ("feedback", "targets"),
+    thin_problems: ("thin", "targets"),
     sample_problems: ("sample", "samples", "targets"),
     topic_problems: ("job", "input", "feedback", "output", "dead_letters", "changelog", "late", "orphans"),
     schema_id_problems: ("input", "output"),

@@ -81,7 +81,7 @@ _TABLE: dict[str, NotYet] = {
         whole_section=True,
     ),
     "sample.where": _WHERE,
-    "sample.after": NotYet("sampling after the labels", "sampling by rate is done before them"),
+    "sample.after": NotYet("another design than rates after the labels", "write thin: {by: <target>, rates: {...}}"),
     "features.where": _COMPUTED,
     "features.add": NotYet("computed features"),
     "split.where": _COMPUTED,

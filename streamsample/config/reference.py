@@ -29,6 +29,7 @@ _TITLES = {
     "sample": "sample",
     "feedback": "feedback.<name>",
     "targets": "targets.<name>",
+    "thin": "thin",
     "features": "features",
     "split": "split",
     "output": "output",

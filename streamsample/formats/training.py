@@ -56,7 +56,8 @@ class SamplingSpec:
     """The design that sampled the predictions, and the seed of its hash (0 <= seed < 2**63).
 
     estimator: one of ESTIMATORS, how the weights are to be used; sample: the sample's name where the job has several;
-    stages: where several designs were drawn one after the other.
+    stages: where several designs were drawn one after the other; log_odds_offset: what thinning by a binary label adds,
+    in place of weights.
     """
 
     design: str
@@ -64,6 +65,7 @@ class SamplingSpec:
     estimator: str = ESTIMATORS[0]
     sample: str | None = None
     stages: tuple[StageSpec, ...] = ()
+    log_odds_offset: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,9 +331,12 @@ def _envelope(features: Any, targets: Any) -> list[dict[str, Any]]:
     closed = {"type": "enum", "name": "ClosedBy", "symbols": list(CLOSED_BY)}
     weights = [
         _optional(
-            "sampling", "Corrects for the sampling, as its estimator says. Null if the design is not random.", "double"
+            "sampling",
+            "Corrects for the sampling, as its estimator says. Null if the design is not random, or with an offset.",
+            "double",
         ),
         _optional("delay", "Corrects for labels that are still under way. Null if not estimated.", "double"),
+        _optional("log_odds_offset", "In place of sampling: log π(1) - log π(0) of thinning by a label.", "double"),
     ]
     return [
         _field(

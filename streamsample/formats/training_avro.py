@@ -144,12 +144,14 @@ class _Program:
 
     def _sampling(self, spec: TrainingSpec) -> None:
         if spec.sampling is None:
-            self._piece(b"\x02" + np.float64(1.0).tobytes() + b"\x00" + b"\x00")
+            self._piece(b"\x02" + np.float64(1.0).tobytes() + b"\x00" + b"\x00" + b"\x00")
             return
         drawn = spec.sampling
         self._number(kernels.WEIGHT, "sampling.weight")
         estimator = _long(ESTIMATORS.index(drawn.estimator))
-        self._piece(b"\x00\x02" + _nullable(drawn.sample) + _string(drawn.design) + estimator)
+        offset = drawn.log_odds_offset
+        self._piece(b"\x00" + (b"\x00" if offset is None else b"\x02" + np.float64(offset).tobytes()))
+        self._piece(b"\x02" + _nullable(drawn.sample) + _string(drawn.design) + estimator)
         self._number(kernels.WEIGHT, "sampling.probability")
         self._number(kernels.WEIGHT, "sampling.threshold")
         self._number(kernels.COUNT, "sampling.n")

@@ -171,8 +171,9 @@ def _sampling(spec: SamplingSpec | None, columns: TrainingColumns) -> list[str]:
     """`weights` and `sampling`"""
     held = columns.sampling
     if spec is None or held is None:
-        return [',"weights":{"sampling":1.0,"delay":null},"sampling":null'] * len(columns)
+        return [',"weights":{"sampling":1.0,"delay":null,"log_odds_offset":null},"sampling":null'] * len(columns)
     estimator = _text(spec.estimator)
+    offset = "null" if spec.log_odds_offset is None else repr(spec.log_odds_offset)
     head = f'"sampling":{{"sample":{_nullable(spec.sample)},"design":{_text(spec.design)},"estimator":{estimator}'
     heads = [
         f'{{"design":{_text(stage.design)},"unit":{_nullable(stage.unit)},"seed":{stage.seed}' for stage in spec.stages
@@ -186,7 +187,8 @@ def _sampling(spec: SamplingSpec | None, columns: TrainingColumns) -> list[str]:
             for number, begin in enumerate(heads)
         )
         return (
-            f',"weights":{{"sampling":{weight},"delay":null}},{head},"probability":{probability},"threshold":{threshold},'
+            f',"weights":{{"sampling":{weight},"delay":null,"log_odds_offset":{offset}}},{head},'
+            f'"probability":{probability},"threshold":{threshold},'
             f'"n":{_counted(n)},"k":{_counted(k)},"draws":{_counted(draws)},"until":{_counted(until)},'
             f'"stratum":{"null" if stratum is None else _text(stratum.decode(errors="replace"))},"seed":{spec.seed},'
             f'"stages":[{stages}]}}'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from streamsample.records import Bools, Bytes, Int64s, Spans
 
 EARLY, FINAL, CORRECT, RETRACT = range(4)
+_PLAIN: Final = ("ts", "offset", "index", "schema", "split", "settled_at", "timestamp", "state", "revision")
 STATES: Final = ("early", "final", "correct", "retract")
 """What a record is: one of a row that is not settled; its first settled one; one that replaces that; its withdrawal."""
 NEW: Final = 0
@@ -43,6 +44,10 @@ class TargetColumns:
     delay_ms: Int64s
     kind: NDArray[np.int16]
 
+    def take(self, rows: Int64s) -> TargetColumns:
+        """The labels at `rows`."""
+        return TargetColumns(*(getattr(self, name)[rows] for name in TargetColumns.__slots__))
+
 
 @dataclass(frozen=True, slots=True)
 class FeedbackUsed:
@@ -60,6 +65,14 @@ class FeedbackUsed:
     offset: Int64s
     index: NDArray[np.int16]
 
+    def take(self, rows: Int64s) -> FeedbackUsed:
+        """That of the records at `rows`."""
+        counts = np.diff(self.first)[rows]
+        first = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(counts, out=first[1:])
+        at = np.arange(first[-1]) + np.repeat(self.first[rows] - first[:-1], counts)
+        return FeedbackUsed(first, self.target[at], self.source[at], self.ts[at], self.offset[at], self.index[at])
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:
@@ -69,7 +82,8 @@ class Settled:
     ts, offset: int64[n]; index: int16[n]; ids, payload: n spans, each column in a buffer of its own without gaps;
     schema: int16[n]; split: int8[n]; settled_at: int64[n], what the watermark had to pass; timestamp: int64[n], the
     record's own time: `p.ts + W + G` for a close, `f.ts` of what changed the label otherwise. state: int8[n], index
-    into STATES. revision: int32[n], 0 for a row's first record; each replaces the one before it.
+    into STATES. revision: int32[n], 0 for a row's first record; each replaces the one before it. before: the labels
+    just before what each record is for; empty if these are all first records.
     """
 
     ts: Int64s
@@ -85,6 +99,20 @@ class Settled:
     revision: NDArray[np.int32]
     targets: tuple[TargetColumns, ...]
     used: FeedbackUsed
+    before: tuple[TargetColumns, ...] = ()
+
+    def take(self, rows: Int64s) -> Settled:
+        """The records at `rows`, over the same buffers."""
+        plain = {name: getattr(self, name)[rows] for name in _PLAIN}
+        return replace(
+            self,
+            ids=self.ids.take(rows),
+            payload=self.payload.take(rows),
+            targets=tuple(columns.take(rows) for columns in self.targets),
+            used=self.used.take(rows),
+            before=tuple(columns.take(rows) for columns in self.before),
+            **plain,
+        )
 
     def __len__(self) -> int:
         return len(self.ts)

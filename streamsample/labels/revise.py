@@ -107,7 +107,8 @@ def build_revised(
         timestamp=np.where(closes[keep], times + settings.grace_ms, times),
         state=state[keep],
         revision=revision[keep],
-        targets=tuple(_kept(label.columns, keep) for label in new),
+        targets=tuple(label.columns.take(keep) for label in new),
+        before=tuple(label.columns.take(keep) for label in old),
         used=_used(used, total, keep, [label.columns.explicit for label in new]),
     )
 
@@ -229,10 +230,6 @@ def _used(used: UsedOut, total: int, keep: Int64s, explicit: list[Bools]) -> Fee
         used.offset[:total][shown],
         used.within[:total][shown],
     )
-
-
-def _kept(column: TargetColumns, keep: Int64s) -> TargetColumns:
-    return TargetColumns(*(getattr(column, name)[keep] for name in TargetColumns.__slots__))
 
 
 def _all(masks: list[Bools]) -> Bools:

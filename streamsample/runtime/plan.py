@@ -20,6 +20,7 @@ from streamsample.records import Float64s, Int64s, Spans
 from streamsample.runtime.computed import SourceColumns
 from streamsample.runtime.replay import Range, range_of
 from streamsample.runtime.source import Source
+from streamsample.runtime.thinning import Thinning, thinned_spec, thinning_of
 from streamsample.runtime.times import TimeField
 from streamsample.runtime.values import ValueColumn
 from streamsample.sampling import RateDesign, SimpleRate, Split, StratifiedRate
@@ -164,8 +165,8 @@ class SplitPlan:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that a worker needs of a job, made once and shared by its tasks. join None: the job only samples;
-    samples: one at least, and with a join just one, without windows; replayed: the range of a backfill, None for the
-    live job.
+    samples: one at least, and with a join just one, without windows; thinning: of labelled records; replayed: the range
+    of a backfill, None for the live job.
     """
 
     job: Job
@@ -173,6 +174,7 @@ class Plan:
     feedback: tuple[FeedbackPlan, ...]
     join: JoinSettings | None
     samples: tuple[SamplePlan, ...]
+    thinning: Thinning | None
     split: SplitPlan | None
     replayed: Range | None
 
@@ -247,9 +249,11 @@ def plan_of(job: Job) -> Plan:
     )
     samples = []
     for name, key, sample, draw, windows in designs:
-        spec = replace(plain, sampling=SamplingSpec(sample.name, sample.seed, sample.form.estimator, name))
+        sampling = SamplingSpec(sample.name, sample.seed, sample.form.estimator, name)
+        spec = replace(plain, sampling=thinned_spec(job, sampling, sample))
         samples.append(SamplePlan(name, key, draw, windows, spec, _encoder(job, input_source, spec)))
     if not samples:
+        plain = replace(plain, sampling=thinned_spec(job, None, None))
         samples.append(SamplePlan(None, "sample", None, None, plain, _encoder(job, input_source, plain)))
     return Plan(
         job=job,
@@ -258,6 +262,7 @@ def plan_of(job: Job) -> Plan:
         join=join,
         samples=tuple(samples),
         split=split,
+        thinning=thinning_of(job),
         replayed=range_of(job, join),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamsample.formats.training import CLOSED_BY, STATES, SamplingColumns, TargetColumn, TrainingColumns
 from streamsample.hashing import hash64_of_integers
@@ -13,6 +14,7 @@ from streamsample.labels import Settled
 from streamsample.records import Bools, Bytes, Float64s, Int64s, Spans
 from streamsample.runtime.plan import Plan, SamplePlan
 from streamsample.runtime.rows import RecordIds, unpack
+from streamsample.runtime.thinning import Thinned
 from streamsample.sampling.window_columns import Drawn
 
 _FINAL = STATES.index("final")
@@ -81,6 +83,9 @@ class TrainingRecords:
         """The records of rows that closed, or whose label became known or changed. idle: bool[m], where only a silent
         topic's time-out let them.
         """
+        thinned = None if self._plan.thinning is None else self._plan.thinning.thin(settled)
+        if thinned is not None:
+            settled, idle = thinned.settled, idle[thinned.rows]
         features, stratum, probability = (
             (settled.payload, None, None) if self._sample.draw is None else unpack(settled.payload)
         )
@@ -102,13 +107,13 @@ class TrainingRecords:
         columns = TrainingColumns(
             record_id=self._ids.of(settled.ids, settled.ts),
             revision=settled.revision,
-            supersedes=settled.revision - np.int32(1),
+            supersedes=_superseded(settled, thinned),
             state=_STATE[settled.state],
             features=features,
             schema=settled.schema,
             ids=settled.ids,
             targets=tuple(targets),
-            sampling=None if probability is None or stratum is None else by_rate(probability, stratum),
+            sampling=self._sampling(thinned, probability, stratum),
             split=settled.split,
             partition=np.full(count, partition, np.int32),
             offset=settled.offset,
@@ -122,6 +127,16 @@ class TrainingRecords:
             feedback_index=used.index.astype(np.int32),
         )
         return Encoded(settled.timestamp, settled.ids, self._sample.encoder.encode(columns))
+
+    def _sampling(
+        self, thinned: Thinned | None, probability: Float64s | None, stratum: Spans | None
+    ) -> SamplingColumns | None:
+        """What labelled records say of sampling before the labels and after them."""
+        spec, thinning = self._sample.spec.sampling, self._plan.thinning
+        if thinned is not None and thinning is not None and spec is not None:
+            named = Spans.nulls(len(thinned.rows)) if stratum is None else stratum
+            return thinning.columns(thinned, probability, named, spec)
+        return None if probability is None or stratum is None else by_rate(probability, stratum)
 
     def of_sampled(self, sampled: Sampled, partition: int) -> Encoded:
         """The records of a job without targets: final as soon as they are drawn."""
@@ -190,6 +205,12 @@ class TrainingRecords:
             feedback_index=np.empty(0, np.int32),
         )
         return self._sample.encoder.encode(columns)
+
+
+def _superseded(settled: Settled, thinned: Thinned | None) -> NDArray[np.int32]:
+    """The revision that each record takes the place of, -1 for none."""
+    before = settled.revision - np.int32(1)
+    return before if thinned is None else np.where(thinned.fresh, np.int32(-1), before)
 
 
 def by_rate(probability: Float64s, stratum: Spans) -> SamplingColumns:

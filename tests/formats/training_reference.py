@@ -64,7 +64,11 @@ def plain(spec: TrainingSpec, columns: TrainingColumns, row: int, features: Any)
         "settled": [
             target.name for target, column in zip(spec.targets, columns.targets, strict=True) if column.settled[row]
         ],
-        "weights": {"sampling": 1.0 if sampling is None else number(sampling.weight[row]), "delay": None},
+        "weights": {
+            "sampling": 1.0 if sampling is None else number(sampling.weight[row]),
+            "delay": None,
+            "log_odds_offset": None if spec.sampling is None else spec.sampling.log_odds_offset,
+        },
         "sampling": None if sampling is None else plain_sampling(spec, sampling, row),
         "split": null_if(spec.splits[split] if split >= 0 else "", split < 0),
         "lineage": {
@@ -160,6 +164,7 @@ def specs(draw: st.DrawFn) -> TrainingSpec:
                 SamplingSpec,
                 *(NAMES, SEEDS, st.sampled_from(ESTIMATORS), st.none() | NAMES),
                 st.lists(st.builds(StageSpec, NAMES, st.none() | NAMES, SEEDS), max_size=3).map(tuple),
+                st.none() | st.floats(-9, 9),
             )
         ),
     )
