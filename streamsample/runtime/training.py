@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,8 +11,9 @@ from streamsample.formats.training import CLOSED_BY, STATES, SamplingColumns, Ta
 from streamsample.hashing import hash64_of_integers
 from streamsample.labels import Settled
 from streamsample.records import Bools, Bytes, Float64s, Int64s, Spans
+from streamsample.runtime.composed import Said, sampling_of, unpacked
 from streamsample.runtime.plan import Plan, SamplePlan
-from streamsample.runtime.rows import RecordIds, unpack
+from streamsample.runtime.rows import RecordIds
 from streamsample.sampling.window_columns import Drawn
 
 _FINAL = STATES.index("final")
@@ -20,6 +22,8 @@ ENVELOPE_BYTES_MAX = 4_096
 """What a training record may need beside its features, id, stratum and targets."""
 TARGET_BYTES_MAX = 1_024
 """What a target may need: its label, its feedback's place, and the names of both and of the topic."""
+STAGE_BYTES_MAX = 1_024
+"""What one of several designs may need beside its stratum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +41,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """n predictions that only sampling decided on: a job without targets. Shapes as in `Settled`. weight: if it is not
-    1/π, float64[n].
-    """
+    """n predictions that only sampling decided on: a job without targets. Shapes as in `Settled`."""
 
     ts: Int64s
     offset: Int64s
@@ -47,9 +49,6 @@ class Sampled:
     features: Spans
     schema: np.ndarray[tuple[int], np.dtype[np.int16]]
     split: np.ndarray[tuple[int], np.dtype[np.int8]]
-    stratum: Spans
-    probability: Float64s
-    weight: Float64s | None = None
 
 
 class TrainingRecords:
@@ -65,9 +64,7 @@ class TrainingRecords:
         """The final records of rows whose windows closed. idle: bool[m], where only a silent topic's time-out closed
         them.
         """
-        features, stratum, probability = (
-            (settled.payload, None, None) if self._sample.draw is None else unpack(settled.payload)
-        )
+        features, said = unpacked(settled.payload, len(self._sample.draws))
         count = len(settled)
         targets: list[TargetColumn] = []
         assert self._plan.join is not None
@@ -94,7 +91,7 @@ class TrainingRecords:
             schema=settled.schema,
             ids=settled.ids,
             targets=tuple(targets),
-            sampling=None if probability is None or stratum is None else by_rate(probability, stratum),
+            sampling=sampling_of(self._sample, said),
             split=settled.split,
             partition=np.full(count, partition, np.int32),
             offset=settled.offset,
@@ -109,19 +106,23 @@ class TrainingRecords:
         )
         return Encoded(settled.settled_at, settled.ids, self._sample.encoder.encode(columns))
 
-    def of_sampled(self, sampled: Sampled, partition: int) -> Encoded:
-        """The records of a job without targets: final as soon as they are drawn."""
-        sampling = None if self._sample.draw is None else by_rate(sampled.probability, sampled.stratum)
-        if sampling is not None and sampled.weight is not None:
-            sampling = replace(sampling, weight=sampled.weight)
+    def of_sampled(
+        self, sampled: Sampled, said: Sequence[Said], partition: int, weight: Float64s | None = None
+    ) -> Encoded:
+        """The records of a job without targets: final as soon as they are drawn. said: by the sample's designs; weight:
+        if it is not 1/π, float64[n].
+        """
+        sampling = sampling_of(self._sample, said)
+        if sampling is not None and weight is not None:
+            sampling = replace(sampling, weight=weight)
         closed_by = np.full(len(sampled.ts), _EVENT, np.int8)
         partitions = np.full(len(sampled.ts), partition)
         record_id = self._ids.of(sampled.ids, sampled.ts)
         return Encoded(sampled.ts, sampled.ids, self._unlabelled(record_id, sampled, sampling, partitions, closed_by))
 
-    def of_drawn(self, drawn: Drawn, idle: Bools) -> Encoded:
-        """The records of windows that have closed. idle: bool[m], as `of_settled`."""
-        sampling = SamplingColumns(
+    def of_drawn(self, drawn: Drawn, said: Sequence[Said], idle: Bools) -> Encoded:
+        """The records of windows that have closed. said: by the designs before; idle: bool[m], as `of_settled`."""
+        window = SamplingColumns(
             probability=drawn.probability,
             threshold=drawn.threshold,
             stratum=drawn.rows.stratum,
@@ -132,9 +133,8 @@ class TrainingRecords:
             until=drawn.until,
         )
         rows = drawn.rows
-        sampled = Sampled(
-            rows.ts, rows.offset, rows.ids, rows.payload, rows.schema, rows.split, rows.stratum, drawn.probability
-        )
+        sampled = Sampled(rows.ts, rows.offset, rows.ids, rows.payload, rows.schema, rows.split)
+        sampling = sampling_of(self._sample, said, window)
         closed_by = np.where(idle, _IDLE, _EVENT).astype(np.int8)
         named_by = rows.ts
         if self._sample.windows is not None and self._sample.windows.settings.cumulative:
@@ -176,9 +176,3 @@ class TrainingRecords:
             feedback_index=np.empty(0, np.int32),
         )
         return self._sample.encoder.encode(columns)
-
-
-def by_rate(probability: Float64s, stratum: Spans) -> SamplingColumns:
-    """What a design by rate says of m records: the threshold on `u` is π itself, and there is no n or k."""
-    none = np.full(len(probability), -1, np.int64)
-    return SamplingColumns(probability, probability, stratum, 1.0 / probability, none, none, none, none)
