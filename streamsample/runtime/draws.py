@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from streamsample.config import Job, Sample
 from streamsample.config.columns import Each
 from streamsample.formats.projection import Field, ListColumn, Projection
@@ -23,7 +25,8 @@ from streamsample.sampling.window_columns import WindowSettings
 class Units:
     """What is sampled. unit None: by the id. by: the columns of the strata, empty without strata.
 
-    each: which of them is a list, whose every item is a stratum, and then rate_of: the rate of each of n strata.
+    each: which of them is a list, whose every item is a stratum, and then rate_of: the rate of each of n strata, by
+    which one is chosen; without it the record is in all of them.
     """
 
     unit: str | None
@@ -35,21 +38,34 @@ class Units:
         """The sampling units of m rows; null where the field is null."""
         return ids if self.unit is None else projection.text(self.unit).take(rows)
 
-    def stratum_of(self, projection: Projection, rows: Int64s) -> Spans | None:
-        """The strata of m rows; null where a field is null. None without strata."""
-        if self.each is not None:
-            return self._strongest(projection, rows, self.each)
-        return stratum_of([projection.text(path).take(rows) for path in self.by]) if self.by else None
+    @property
+    def several(self) -> bool:
+        """Whether a record may be in several strata."""
+        return self.each is not None and self.rate_of is None
 
-    def _strongest(self, projection: Projection, rows: Int64s, each: int) -> Spans:
-        """Of the strata of each record the one with the largest rate."""
-        column = projection.columns[Field(self.by[each], "items")]
+    def stratum_of(self, projection: Projection, rows: Int64s) -> Spans | None:
+        """The strata of m rows; null where a field is null. None without strata, or where there are several."""
+        if self.rate_of is not None and self.each is not None:
+            record, stratum = self.strata_of(projection, rows)
+            return stratum.take(strongest(record, self.rate_of(stratum), stratum))
+        if self.several or not self.by:
+            return None
+        return stratum_of([projection.text(path).take(rows) for path in self.by])
+
+    def strata_of(self, projection: Projection, rows: Int64s) -> tuple[Int64s, Spans]:
+        """All strata of m rows: of each pair the row's index in `rows`, ascending, and the stratum, null where a field
+        or the list is null. Every row has one at least.
+        """
+        assert self.each is not None
+        column = projection.columns[Field(self.by[self.each], "items")]
         assert isinstance(column, ListColumn)
-        assert self.rate_of is not None
         record, item = pairs_of(column.first, column.items, column.valid)
-        names = [item if at == each else projection.text(path).take(record) for at, path in enumerate(self.by)]
-        stratum = stratum_of(names)
-        return stratum.take(strongest(record, self.rate_of(stratum), stratum)[rows])
+        first = np.searchsorted(record, np.arange(len(column.first)))
+        count = first[rows + 1] - first[rows]
+        mine = np.repeat(np.arange(len(rows)), count)
+        item = item.take(first[rows][mine] + np.arange(len(mine)) - (np.cumsum(count) - count)[mine])
+        names = [projection.text(path).take(rows[mine]) if at != self.each else item for at, path in enumerate(self.by)]
+        return mine, stratum_of(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +186,7 @@ def window_draw_of(job: Job, sample: Sample, columns: SourceColumns, place: Plac
         k_max=sample.k_max,
         replacement=sample.replacement or sample.target is not None,
         equal_weights=sample.target is not None,
+        several=any(isinstance(column, Each) for column in sample.by or ()),
     )
     weight, of = (
         None if setting is None else columns.column(setting, "number", f"{key}.{name}").path

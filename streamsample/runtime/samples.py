@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from streamsample.hashing import hash64
 from streamsample.labels import PayloadSpace
-from streamsample.records import Bools, Int64s, Spans
+from streamsample.records import Bools, Int32s, Int64s, Spans
 from streamsample.runtime.audit import Audit
 from streamsample.runtime.composed import Said, given, packed, unpacked
 from streamsample.runtime.draws import Draw, Place, Units, WindowDraw
@@ -225,14 +225,17 @@ class Samples:
         assert self.windows is not None
         kept = self._without(kept, unusable_numbers(draw, kept.events))
         kept, unit, stratum = self._with_units(draw.place, draw.units, kept)
-        fits = self._fits(sample, kept, stratum)
+        if draw.units.several:
+            kept, unit = self._with_all_strata(draw, kept, unit)
+        fits = self._fits(sample, kept, _longest(draw, kept.events) if stratum is None else stratum.size)
         if len(fits) < len(kept.events.rows):
             kept, unit = kept.take(fits), unit.take(fits)
             stratum = None if stratum is None else stratum.take(fits)
         events = kept.events
+        record = None
 
         def details(at: Int64s) -> Details:
-            some = kept.take(at)
+            some = kept.take(at if record is None else record[at])
             of = some.events
             payload = self._plan.input.projector.splice(of.batch.values, of.projection, of.rows)
             return Details(of.projection.schema[of.rows], self.split_of(of), packed(payload, some.said))
@@ -243,7 +246,25 @@ class Samples:
             hashed[draw.units.unit, draw.seed] = events, hashes
         shown = offered(draw, self._owner.partition, events, hashes, stratum)
         self._audit(sample, draw, shown, unit)
-        self._refuse_late(draw.place, events, self.windows.steps[number].on_records(shown, details))
+        if draw.units.several:
+            record, strata = draw.units.strata_of(events.projection, events.rows)
+            shown = replace(shown.take(record), stratum=strata)
+        late = self.windows.steps[number].on_records(shown, details)
+        if record is not None:  # all strata of a record are in the same window
+            late = late[np.searchsorted(record, np.arange(len(unit)))]
+        self._refuse_late(draw.place, events, late)
+
+    def _with_all_strata(self, draw: WindowDraw, kept: Kept, unit: Spans) -> tuple[Kept, Spans]:
+        """The events of whose strata none is null, and their units."""
+        events = kept.events
+        record, strata = draw.units.strata_of(events.projection, events.rows)
+        null = np.bincount(record[strata.size < 0], minlength=len(events.rows)) > 0
+        if not null.any():
+            return kept, unit
+        words = f"the list or a field of the strata is null ({draw.place.key}.by)"
+        self._owner.refuse(events, np.flatnonzero(null), "missing_stratum_or_unit", words, stage="sample")
+        rows = np.flatnonzero(~null)
+        return kept.take(rows), unit.take(rows)
 
     def advance(self, goal: int, without_idle: int) -> tuple[bool, bool]:
         """Let the watermark come to `goal`: whether all is done, and whether anything came of it."""
@@ -270,17 +291,17 @@ class Samples:
         fits = self._fits(sample, kept, None)
         return kept if len(fits) == len(kept.events.rows) else kept.take(fits)
 
-    def _fits(self, sample: SamplePlan, kept: Kept, stratum: Spans | None) -> Int64s:
+    def _fits(self, sample: SamplePlan, kept: Kept, stratum: Int32s | None) -> Int64s:
         """Training records are larger than their predictions; what could not be written is refused while its bytes are
-        here. The others, int64[k]. stratum: in the design of windows.
+        here. The others, int64[k]. stratum: the bytes of those in the design of windows, int32[n].
         """
         events, stages = kept.events, 0 if sample.spec.sampling is None else len(sample.spec.sampling.stages)
         room = self._settings.output_bytes_max - ENVELOPE_BYTES_MAX - TARGET_BYTES_MAX * len(self._plan.spec.targets)
         room -= STAGE_BYTES_MAX * stages
         sizes = [(1, events.batch.values.size[events.rows]), (2, events.ids.size)]
-        strata = [*(each.stratum for each in kept.said), stratum]
+        strata = [*(each.stratum.size for each in kept.said if each.stratum is not None), stratum]
         # With stages it stands in the record twice: the last one's is the whole's, too.
-        sizes += [(_ESCAPED * (2 if stages else 1), each.size) for each in strata if each is not None]
+        sizes += [(_ESCAPED * (2 if stages else 1), size) for size in strata if size is not None]
         if sum(times * int(size.max(initial=0)) for times, size in sizes) <= room:
             return np.arange(len(events.rows))
         needed = sum((times * size.astype(np.int64) for times, size in sizes), np.zeros(len(events.rows), np.int64))
@@ -335,6 +356,15 @@ class Samples:
         for what, count in (("kept", kept), ("dropped", dropped)):
             key = SEPARATOR.join(("sampled", place.key, stratum, what))
             self._owner.counts[key] = count if instead else self._owner.counts[key] + count
+
+
+def _longest(draw: WindowDraw, events: Events) -> Int32s | None:
+    """Of the strata of each event the bytes of the longest, int32[n]. None without strata."""
+    if not draw.units.several or not len(events.rows):
+        return None
+    record, strata = draw.units.strata_of(events.projection, events.rows)
+    longest: Int32s = np.maximum.reduceat(strata.size, np.searchsorted(record, np.arange(len(events.rows))))
+    return longest
 
 
 def late_words(place: Place) -> str:

@@ -75,7 +75,9 @@ def ratios(ratio: Ratio, events: Events) -> Float64s:
 def offered(
     draw: WindowDraw, partition: int, events: Events, unit: NDArray[np.uint64], stratum: Spans | None
 ) -> Offered:
-    """The events with their weights. unit: the keyed hashes of their units, uint64[m]; stratum: m spans, no nulls."""
+    """The events with their weights. unit: the keyed hashes of their units, uint64[m]; stratum: m spans, no nulls, or
+    None.
+    """
     weight = np.ones(len(events.rows)) if draw.weight is None else _numbers(events, draw.weight)
     weight = weight if draw.ratio is None else ratios(draw.ratio, events)
     values: tuple[Float64s, ...] = (weight,) if draw.settings.replacement else ()
