@@ -68,7 +68,7 @@ def _load_kernels(job: Job | None = None, *, broker: bool = True) -> None:
     from streamsample.runtime.warmup import FORMATS, load_kernels
 
     formats = FORMATS.keys() if job is None else {job.input.format, *(each.format for each in job.feedback.values())}
-    windows = job is None or any(sample.windowed for sample in job.samples_by_name.values())
+    windows = job is None or any(sample.windowed for _, sample in job.designs)
     load_kernels(
         lambda words: err.print(words, style="dim"), formats, windows=windows, computed=job is None, broker=broker
     )

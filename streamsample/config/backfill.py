@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from streamsample.config import identity
 from streamsample.config.job import Job
 from streamsample.config.models import State
-from streamsample.config.problems import Wrong
+from streamsample.config.problems import Wrong, key_name
 from streamsample.config.units import parse_moment
 from streamsample.config.values import TOPIC_LENGTH_MAX
 from streamsample.errors import ConfigurationError, NotYetError
@@ -66,12 +66,12 @@ def backfilling(job: Job, backfill: Backfill) -> Job:
         raise ConfigurationError(
             f"--output-topic: {topic} is another topic of the job already", remedy="name a topic of its own"
         )
-    for name, sample in job.samples_by_name.items():
+    for path, sample in job.designs:
         endless = next((key for key in ("count", "every_ms", "records") if getattr(sample, key) is not None), None)
         if endless is not None:
-            key = "sample" if name is None else f"samples.{name}"
             raise NotYetError(
-                f"{key}.{endless.removesuffix('_ms')}: not yet: a backfill of a sample that depends on all before it",
+                f"{key_name((*path, endless.removesuffix('_ms')))}: not yet: a backfill of a sample that depends on "
+                "all before it",
                 remedy="replay it with a job of another name, from the start",
             )
     digest = identity.digest([topic, job.version])[:8]

@@ -150,8 +150,7 @@ def _source_fields(source: Source, path: KeyPath, checks: _SourceChecks) -> Iter
 
 
 def _input_fields(job: Job, schemas: list[AvroFields], checks: _SourceChecks) -> Iterator[Problem]:
-    for name, sample in job.samples_by_name.items():
-        path: KeyPath = ("sample",) if name is None else ("samples", name)
+    for path, sample in job.designs:
         yield from checks.strata(sample.by or (), (*path, "by"))
         yield from checks.columns(sample.unit, (*path, "unit"), "identity")
         yield from checks.columns(sample.weight, (*path, "weight"), "double")

@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from streamsample.config.columns import described
+from streamsample.config.stages import sharing, stages_of
 from streamsample.config.thin import described as thinned
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def content(job: Job) -> dict[str, Any]:
             **_encoding(job.input),
             "idle_timeout": job.input.idle_timeout_ms,
         },
-        "sample": job.sample and _sample(job, job.sample),
-        **({"samples": {name: _sample(job, sample) for name, sample in job.samples.items()}} if job.samples else {}),
+        "sample": job.sample and _stages(job, job.sample),
+        **({"samples": {name: _stages(job, sample) for name, sample in job.samples.items()}} if job.samples else {}),
         "feedback": {
             name: {
                 **_source(feedback),
@@ -92,11 +93,13 @@ def shape(job: Job) -> dict[str, Any]:
     be added.
     """
     features = job.features
+    several = job.sample if isinstance(job.sample, tuple) else None
+    windows = {"design": content(job)["sample"]} if several else content(job)["sample"]
     return {
         "format": FORMAT,
         "input": {**_source(job.input), "encoding": job.input.format, "framed": job.input.confluent},
         "features": features and {"keep": sorted(features.keep or ()), "drop": sorted(features.drop or ())},
-        "sampled": job.sample is not None,
+        "sampled": job.sample is not None if not several else sharing(several, job.input.id),
         "parts": list(job.split.shares) if job.split else [],
         # In the order of the file: rows and slots are counted by it.
         "feedback": [
@@ -109,12 +112,18 @@ def shape(job: Job) -> dict[str, Any]:
         ],
         # The candidates of an open window are those of this design, and no other's, and of these records.
         **(
-            {"windows": {**content(job)["sample"], **_where(job.input)}}
-            if job.sample is not None and job.sample.has_state
+            {"windows": {**windows, **_where(job.input)}}
+            if job.sample is not None and any(stage.has_state for stage in stages_of(job.sample))
             else {}
         ),
         **({"samples": {**content(job)["samples"], **_where(job.input)}} if job.samples else {}),
     }
+
+
+def _stages(job: Job, sample: Sample | tuple[Sample, ...]) -> Any:
+    if isinstance(sample, tuple):
+        return [_sample(job, stage) for stage in sample]
+    return _sample(job, sample)
 
 
 def _sample(job: Job, sample: Sample) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from streamsample.config.models import (
 )
 from streamsample.config.problems import KeyPath, Problem, listed, nearest
 from streamsample.config.sample import Sample
+from streamsample.config.stages import SampleSetting, paths_of, stages_of
 from streamsample.config.targets import Target
 from streamsample.config.thin import Thin
 from streamsample.config.units import format_duration
@@ -52,8 +53,10 @@ class Job(Section):
         "earliest", description="where a job without committed positions begins: one event time for all inputs"
     )
     input: Input = Field(description="the topic of predictions")
-    sample: Sample | None = Field(None, description="which predictions are kept; default: all")
-    samples: Mapping[Name, Sample] = Field(
+    sample: SampleSetting | None = Field(
+        None, description="which predictions are kept, by one design or a list of them; default: all"
+    )
+    samples: Mapping[Name, SampleSetting] = Field(
         {},
         description="several samples of the same predictions, by name, in place of `sample`; for jobs without targets",
     )
@@ -129,18 +132,29 @@ class Job(Section):
     @property
     def largest_window_ms(self) -> int:
         """The longest window, of feedback or of a sample; 0 without any."""
-        sampled = max((sample.closes_after_ms for sample in self.samples_by_name.values()), default=0)
+        sampled = max((sample.closes_after_ms for _, sample in self.designs), default=0)
         return max((target.window_ms for target in self.targets.values()), default=sampled)
 
     @property
-    def samples_by_name(self) -> dict[str | None, Sample]:
-        """All samples, by their names; the only one of a job has none."""
-        return {None: self.sample} if self.sample is not None else dict(self.samples.items())
+    def samples_by_name(self) -> dict[str | None, tuple[Sample, ...]]:
+        """The designs of all samples, in order, by the samples' names; the only one of a job has none."""
+        if self.sample is not None:
+            return {None: stages_of(self.sample)}
+        return {name: stages_of(sample) for name, sample in self.samples.items()}
+
+    @property
+    def designs(self) -> list[tuple[KeyPath, Sample]]:
+        """All designs of all samples, and where each stands in the file."""
+        found = list[tuple[KeyPath, Sample]]()
+        for name, stages in self.samples_by_name.items():
+            path: KeyPath = ("sample",) if name is None else ("samples", name)
+            found += zip(paths_of(path, stages), stages, strict=True)
+        return found
 
     @property
     def sample_windows(self) -> set[int]:
         """The lengths of the windows of samples, ms."""
-        return {sample.window_ms for sample in self.samples_by_name.values() if sample.window_ms is not None}
+        return {sample.window_ms for _, sample in self.designs if sample.window_ms is not None}
 
     @property
     def max_ahead_ms(self) -> int:
@@ -182,7 +196,7 @@ class Job(Section):
     @property
     def exchanges_windows(self) -> bool:
         """Whether a window's sample is one of all partitions, so that tasks tell each other what they held."""
-        return any(sample.exchanged for sample in self.samples_by_name.values())
+        return any(sample.exchanged for _, sample in self.designs)
 
     @property
     def windows_topic(self) -> str:
@@ -281,11 +295,12 @@ def _feedback_problems(job: Job, name: str, path: KeyPath) -> Iterator[Problem]:
 def sample_problems(job: Job) -> Iterator[Problem]:
     """What a design can be combined with."""
     apart = "leave the targets out and sample the training records in a job of their own"
-    if job.sample is not None and job.sample.windowed and job.targets:
-        what = f"not yet: a {job.sample.design} sample of labelled records"
-        yield Problem(("sample", "design"), what, f"give a rate, or {apart}", not_yet=True)
-    if job.sample is not None and job.sample.keep is not None and job.targets:
-        yield Problem(("sample", "keep"), "not yet: weights of importance of labelled records", apart, not_yet=True)
+    for path, sample in job.designs if job.sample is not None and job.targets else ():
+        if sample.windowed:
+            what = f"not yet: a {sample.design} sample of labelled records"
+            yield Problem((*path, "design"), what, f"give a rate, or {apart}", not_yet=True)
+        if sample.keep is not None:
+            yield Problem((*path, "keep"), "not yet: weights of importance of labelled records", apart, not_yet=True)
     if job.samples and job.targets:
         what = "not yet: several samples of labelled records"
         yield Problem(("samples",), what, f"give one under sample, or {apart}", at_key=True, not_yet=True)

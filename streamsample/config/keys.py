@@ -87,7 +87,7 @@ def known_keys(path: KeyPath, root: type[Section] = Job) -> list[str]:
     section: type[Section] | None = root
     between = ""
     for step in path:
-        if between:  # a name or an index, which the user chooses
+        if between or isinstance(step, int):  # a name or an index, which the user chooses
             between = ""
             continue
         if section is None:

@@ -17,6 +17,7 @@ from streamsample.config.keys import elsewhere, known_keys, yaml_key
 from streamsample.config.models import Section
 from streamsample.config.not_yet import refused
 from streamsample.config.problems import KeyPath, Problem, Wrong, WrongTogether, key_name, listed, nearest, show
+from streamsample.config.stages import ONE, SEVERAL
 from streamsample.errors import ConfigurationError, NotYetError
 
 PROBLEMS_SHOWN_MAX = 50
@@ -87,7 +88,7 @@ def explain(error: ValidationError, root: type[Section] = Job) -> tuple[list[Pro
     structural: list[Problem] = []
     crossing: list[Problem] = []
     for count, detail in enumerate(error.errors(include_url=False)):
-        path: KeyPath = tuple(step for step in detail["loc"] if step != "[key]")
+        path: KeyPath = tuple(step for step in detail["loc"] if step not in ("[key]", ONE, SEVERAL))
         cause = detail.get("ctx", {}).get("error")
         if isinstance(cause, WrongTogether):
             (structural if path else crossing).extend(problem.under(path) for problem in cause.problems)

@@ -71,7 +71,6 @@ _TABLE: dict[str, NotYet] = {
     "explode": _INPUT["explode"],
     "tests": NotYet("test timelines"),
     "timelines": NotYet("test timelines"),
-    "sample": NotYet("designs composed in a list", _DESIGNS, _is_list),
     "sample.design": NotYet(
         "this design",
         _DESIGNS,
@@ -130,5 +129,7 @@ def _pattern(path: KeyPath) -> str:
     if len(steps) > 1 and steps[0] in ("feedback", "targets", "samples"):
         steps[1] = "*"
     if steps[:2] == ["samples", "*"]:  # each is a sample
+        steps[:2] = ["sample"]
+    if steps[:2] == ["sample", "*"]:  # and so is each of a list
         steps[:2] = ["sample"]
     return ".".join(steps)

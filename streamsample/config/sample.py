@@ -172,9 +172,11 @@ class Sample(Section):
                 yield Problem((), f"a {form.name} needs {what}", f"set {remedy}")
         if self.k == 1 and form.random:
             yield Problem(("k",), "must be at least 2, found 1", "a variance needs two")
-        if self.windowed and any(isinstance(column, Each) for column in self.by or ()):
-            what = f"not yet: several strata per record (each) in a {self.design} sample"
-            yield Problem(("by",), what, "give rates: set design: stratified", not_yet=True)
+        # One that is not random or draws again has no threshold on u for each stratum; counts are of single records.
+        single = self.windowed and (form.estimator != "horvitz_thompson" or self.records is not None)
+        if single and any(isinstance(column, Each) for column in self.by or ()):
+            what = f"not yet: several strata per record (each) in a {form.name}"
+            yield Problem(("by",), what, "set design: stratified, reservoir, weighted or recency", not_yet=True)
         if "strata" in given and self.by is None:
             yield Problem(("strata",), "are named, but nothing says what makes them", "set by: <field>", at_key=True)
         if self.design == "stratified" and self.by is not None:

@@ -124,10 +124,13 @@ class TargetColumn:
 
 @dataclass(frozen=True, slots=True)
 class StageColumns:
-    """π and the threshold of m rows in one of several stages: float64[m] each, as in `SamplingColumns`."""
+    """What one of several stages said of m rows, as in `SamplingColumns`: of what passed those before it."""
 
     probability: Float64s
     threshold: Float64s
+    n: Int64s
+    k: Int64s
+    stratum: Spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,16 +283,22 @@ def _sampling(sampling: SamplingColumns, rows: int, stages: int) -> None:
     for stage in sampling.stages:
         _typed("sampling.stages.probability", stage.probability, np.float64, rows)
         _typed("sampling.stages.threshold", stage.threshold, np.float64, rows)
+        _typed("sampling.stages.n", stage.n, np.int64, rows)
+        _typed("sampling.stages.k", stage.k, np.int64, rows)
+        _spans("sampling.stages.stratum", stage.stratum, rows, nullable=True)
 
 
 def with_readable_strata(columns: TrainingColumns) -> TrainingColumns:
     """The same, but what is not UTF-8 in the strata replaced by U+FFFD. Slow: for the rare batch that needs it."""
     if columns.sampling is None:
         return columns
-    strata = [
-        None if raw is None else raw.decode(errors="replace").encode() for raw in columns.sampling.stratum.to_list()
-    ]
-    return replace(columns, sampling=replace(columns.sampling, stratum=Spans.of(strata)))
+    stages = tuple(replace(stage, stratum=_readable(stage.stratum)) for stage in columns.sampling.stages)
+    sampling = replace(columns.sampling, stratum=_readable(columns.sampling.stratum), stages=stages)
+    return replace(columns, sampling=sampling)
+
+
+def _readable(strata: Spans) -> Spans:
+    return Spans.of([None if raw is None else raw.decode(errors="replace").encode() for raw in strata.to_list()])
 
 
 def training_schema(features_schema: dict[str, Any], targets: Sequence[TargetSpec]) -> dict[str, Any]:
@@ -377,6 +386,9 @@ def _sample() -> dict[str, Any]:
             _field("seed", "The seed of the sampling hash. Stages of equal seed and unit share u.", "long"),
             _optional("probability", "The inclusion probability of this stage.", "double"),
             _optional("threshold", "The rank threshold of this stage.", "double"),
+            _optional("n", "How many predictions the stratum's window had of what passed the stages before.", "long"),
+            _optional("k", "How many of them the stage could hold. Null for designs by rate.", "long"),
+            _optional("stratum", "The stratum. Null if the stage has none.", "string"),
         ],
     )
     estimator = {"type": "enum", "name": "Estimator", "symbols": list(ESTIMATORS)}

@@ -51,19 +51,19 @@ class AvroTrainingEncoder:
         start, size = np.empty(rows, np.int64), np.empty(rows, np.int32)
         out = np.empty(self._bound(columns), np.uint8)
         program = self._program
-        sampling = columns.sampling
+        strata = _strata(columns)
         end = kernels.encode(
             out,
             start,
             size,
             program.words,
-            _table(columns, program.names, self._spec.targets),
+            _table(columns, strata, program.names, self._spec.targets),
             len(columns.targets),
             program.pieces,
             program.bounds,
             np.ascontiguousarray(columns.record_id).reshape(-1),
             np.ascontiguousarray(columns.features.buffer),
-            np.empty(0, np.uint8) if sampling is None else np.ascontiguousarray(sampling.stratum.buffer),
+            np.ascontiguousarray(strata.buffer),
             _references(columns, program),
         )
         if end == kernels.NOT_UTF8:
@@ -74,7 +74,8 @@ class AvroTrainingEncoder:
         """At least as many bytes as the records take. What is not written to is never mapped by the system."""
         texts = int(columns.features.size.sum(dtype=np.int64))
         if columns.sampling is not None:
-            texts += int(np.maximum(columns.sampling.stratum.size, 0).sum(dtype=np.int64))
+            for strata in (columns.sampling.stratum, *(stage.stratum for stage in columns.sampling.stages)):
+                texts += int(np.maximum(strata.size, 0).sum(dtype=np.int64))
         references = len(columns.feedback_target) * self._program.reference_size_max
         return texts + len(columns) * self._program.row_size_max + references + kernels.PADDING
 
@@ -157,15 +158,21 @@ class _Program:
         self._number(kernels.COUNT, "sampling.n")
         for name in ("sampling.k", "sampling.draws", "sampling.until"):
             self._number(kernels.COUNT, name)
-        start, size = self._column("sampling.stratum.start"), self._column("sampling.stratum.size")
-        self._add(kernels.COUNT, size, 0, kernels.VARINT_MAX + 1)
-        self._add(kernels.STRATUM, start, 0, 0)
+        self._stratum("sampling.stratum")
         self._piece(_long(drawn.seed) + (_long(len(drawn.stages)) if drawn.stages else b""))
         for number, stage in enumerate(drawn.stages):
             self._piece(_string(stage.design) + _nullable(stage.unit) + _long(stage.seed))
             self._number(kernels.WEIGHT, f"sampling.{number}.probability")
             self._number(kernels.WEIGHT, f"sampling.{number}.threshold")
+            self._number(kernels.COUNT, f"sampling.{number}.n")
+            self._number(kernels.COUNT, f"sampling.{number}.k")
+            self._stratum(f"sampling.{number}.stratum")
         self._piece(b"\x00")
+
+    def _stratum(self, name: str) -> None:
+        start, size = self._column(f"{name}.start"), self._column(f"{name}.size")
+        self._add(kernels.COUNT, size, 0, kernels.VARINT_MAX + 1)
+        self._add(kernels.STRATUM, start, 0, 0)
 
     def _column(self, name: str) -> int:
         self.names.append(name)
@@ -232,18 +239,26 @@ def _coded(target: TargetSpec) -> list[bytes]:
     return _optional(target.codes)
 
 
-def _table(columns: TrainingColumns, names: list[str], targets: Sequence[TargetSpec]) -> Int64s:
+def _table(columns: TrainingColumns, strata: Spans, names: list[str], targets: Sequence[TargetSpec]) -> Int64s:
     """The columns `names` as one int64 table, flat, column after column."""
     rows = len(columns)
-    held = _named(columns, targets)
+    held = _named(columns, strata, targets)
     table = np.empty((len(names), rows), np.int64)
     for number, name in enumerate(names):
         table[number] = held[name]
     return table.reshape(-1)
 
 
-def _named(columns: TrainingColumns, targets: Sequence[TargetSpec]) -> dict[str, Any]:
-    """Every column that a program may read, by its name there."""
+def _strata(columns: TrainingColumns) -> Spans:
+    """The strata of the rows, then those of each stage, over one buffer."""
+    if columns.sampling is None:
+        return Spans.nulls(0)
+    return Spans.concat([columns.sampling.stratum, *(stage.stratum for stage in columns.sampling.stages)])
+
+
+def _named(columns: TrainingColumns, strata: Spans, targets: Sequence[TargetSpec]) -> dict[str, Any]:
+    """Every column that a program may read, by its name there. strata: see `_strata`."""
+    rows = len(columns)
     held: dict[str, Any] = {
         "schema": columns.schema,
         "revision": columns.revision,
@@ -280,12 +295,19 @@ def _named(columns: TrainingColumns, targets: Sequence[TargetSpec]) -> dict[str,
             "sampling.k": sampling.k,
             "sampling.draws": sampling.draws,
             "sampling.until": sampling.until,
-            "sampling.stratum.start": sampling.stratum.start,
-            "sampling.stratum.size": sampling.stratum.size,
+            "sampling.stratum.start": strata.start[:rows],
+            "sampling.stratum.size": strata.size[:rows],
         }
         for number, stage in enumerate(sampling.stages):
-            held[f"sampling.{number}.probability"] = stage.probability.view(np.int64)
-            held[f"sampling.{number}.threshold"] = stage.threshold.view(np.int64)
+            mine = slice((number + 1) * rows, (number + 2) * rows)
+            held |= {
+                f"sampling.{number}.probability": stage.probability.view(np.int64),
+                f"sampling.{number}.threshold": stage.threshold.view(np.int64),
+                f"sampling.{number}.n": stage.n,
+                f"sampling.{number}.k": stage.k,
+                f"sampling.{number}.stratum.start": strata.start[mine],
+                f"sampling.{number}.stratum.size": strata.size[mine],
+            }
     return held
 
 

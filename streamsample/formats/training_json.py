@@ -14,6 +14,7 @@ from streamsample.formats.training import (
     RECORD_ID_SIZE,
     STATES,
     SamplingSpec,
+    StageColumns,
     TargetColumn,
     TargetSpec,
     TrainingColumns,
@@ -180,24 +181,33 @@ def _sampling(spec: SamplingSpec | None, columns: TrainingColumns) -> list[str]:
     ]
 
     def write(row: tuple[Any, ...]) -> str:
-        stratum, (n, k, draws, until), floats = row[0], row[1:5], row[5:]
-        weight, probability, threshold, *staged = map(_float, floats)
+        stratum, (n, k, draws, until), (weight, probability, threshold) = row[0], row[1:5], map(_float, row[5:8])
         stages = ",".join(
-            f'{begin},"probability":{staged[2 * number]},"threshold":{staged[2 * number + 1]}}}'
-            for number, begin in enumerate(heads)
+            f'{begin},"probability":{_float(row[at])},"threshold":{_float(row[at + 1])},"n":{_counted(row[at + 2])},'
+            f'"k":{_counted(row[at + 3])},"stratum":{_stratum(row[at + 4])}}}'
+            for at, begin in zip(range(8, len(row), 5), heads, strict=True)
         )
         return (
             f',"weights":{{"sampling":{weight},"delay":null,"log_odds_offset":{offset}}},{head},'
             f'"probability":{probability},"threshold":{threshold},'
             f'"n":{_counted(n)},"k":{_counted(k)},"draws":{_counted(draws)},"until":{_counted(until)},'
-            f'"stratum":{"null" if stratum is None else _text(stratum.decode(errors="replace"))},"seed":{spec.seed},'
+            f'"stratum":{_stratum(stratum)},"seed":{spec.seed},'
             f'"stages":[{stages}]}}'
         )
 
     counts = (column.tolist() for column in (held.n, held.k, held.draws, held.until))
-    stages = (column for stage in held.stages for column in (stage.probability, stage.threshold))
-    bits = (_bits(column) for column in (held.weight, held.probability, held.threshold, *stages))
-    return _mapped(list(zip(held.stratum.to_list(), *counts, *bits, strict=True)), write)
+    bits = (_bits(column) for column in (held.weight, held.probability, held.threshold))
+    stages = (column for stage in held.stages for column in _stage(stage))
+    return _mapped(list(zip(held.stratum.to_list(), *counts, *bits, *stages, strict=True)), write)
+
+
+def _stage(stage: StageColumns) -> tuple[list[Any], ...]:
+    floats, counts = (stage.probability, stage.threshold), (stage.n, stage.k)
+    return (*map(_bits, floats), *(column.tolist() for column in counts), stage.stratum.to_list())
+
+
+def _stratum(name: bytes | None) -> str:
+    return "null" if name is None else _text(name.decode(errors="replace"))
 
 
 def _nullable(text: str | None) -> str:

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamsample.config import Feedback, Input, Job, Sample, Target, Time, UndoneBy
-from streamsample.config.columns import Columns, Each, described
-from streamsample.formats.projection import Field, ListColumn, Projection, Projector
-from streamsample.formats.training import SamplingSpec, TargetSpec, TrainingColumns, TrainingSpec
+from streamsample.config.columns import Columns, columns_of, described, shown
+from streamsample.config.problems import KeyPath, key_name
+from streamsample.config.stages import paths_of, sharing
+from streamsample.formats.projection import Field, Projection, Projector
+from streamsample.formats.training import SamplingSpec, StageSpec, TargetSpec, TrainingColumns, TrainingSpec
 from streamsample.labels import JoinSettings, Limits, Rule, TargetRules, Undo, Use, bits_of
 from streamsample.labels.settings import IfSilent
-from streamsample.records import Float64s, Int64s, Spans
+from streamsample.records import Int64s, Spans
 from streamsample.runtime.computed import SourceColumns
+from streamsample.runtime.draws import Draw, Place, WindowDraw, draw_of, window_draw_of
 from streamsample.runtime.replay import Range, range_of
 from streamsample.runtime.source import Source
-from streamsample.runtime.thinning import Thinning, thinned_spec, thinning_of
+from streamsample.runtime.thinning import Thinning, thinned_sharing, thinned_spec, thinning_of
 from streamsample.runtime.times import TimeField
 from streamsample.runtime.values import ValueColumn
-from streamsample.sampling import RateDesign, SimpleRate, Split, StratifiedRate
-from streamsample.sampling.multilabel import pairs_of, strongest
-from streamsample.sampling.ranks import Law
-from streamsample.sampling.rate_by_count import RateByCount
-from streamsample.sampling.stratified import stratum_of
-from streamsample.sampling.window_columns import WindowSettings
+from streamsample.sampling import Split
 
 
 class Encoder(Protocol):
@@ -51,101 +49,32 @@ class FeedbackPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Units:
-    """What is sampled. unit None: by the id. by: the columns of the strata, empty without strata.
-
-    each: which of them is a list, whose every item is a stratum, and then rate_of: the rate of each of n strata.
-    """
-
-    unit: str | None
-    by: tuple[str, ...]
-    each: int | None = None
-    rate_of: Callable[[Spans], Float64s] | None = None
-
-    def unit_of(self, projection: Projection, rows: Int64s, ids: Spans) -> Spans:
-        """The sampling units of m rows; null where the field is null."""
-        return ids if self.unit is None else projection.text(self.unit).take(rows)
-
-    def stratum_of(self, projection: Projection, rows: Int64s) -> Spans | None:
-        """The strata of m rows; null where a field is null. None without strata."""
-        if self.each is not None:
-            return self._strongest(projection, rows, self.each)
-        return stratum_of([projection.text(path).take(rows) for path in self.by]) if self.by else None
-
-    def _strongest(self, projection: Projection, rows: Int64s, each: int) -> Spans:
-        """Of the strata of each record the one with the largest rate."""
-        column = projection.columns[Field(self.by[each], "items")]
-        assert isinstance(column, ListColumn)
-        assert self.rate_of is not None
-        record, item = pairs_of(column.first, column.items, column.valid)
-        names = [item if at == each else projection.text(path).take(record) for at, path in enumerate(self.by)]
-        stratum = stratum_of(names)
-        return stratum.take(strongest(record, self.rate_of(stratum), stratum)[rows])
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """The columns of importance: target (P) over proposal (Q)."""
-
-    target: str
-    proposal: str
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """A design that decides on each prediction as it comes. counted: what makes the rates of windows, in place of the
-    design's own, afresh for each task; None: the design's are fixed. ratio: the weight, in place of 1/π.
-    rule: the text column that is "true" for records that an expert's rule takes; then nothing is random.
-    """
-
-    design: RateDesign
-    units: Units
-    counted: Callable[[], RateByCount] | None = None
-    ratio: Ratio | None = None
-    rule: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WindowDraw:
-    """A design of fixed size per window. weight: the field that is the weight, None without; of: the field whose sums
-    decide how large strata are, None without; ratio: what the weight is instead, None without. exchanged: it is of
-    all partitions, not of each.
-    """
-
-    name: str
-    seed: int
-    settings: WindowSettings
-    units: Units
-    weight: str | None
-    of: str | None
-    ratio: Ratio | None
-    exchanged: bool
-
-    @property
-    def numbers(self) -> list[str]:
-        """The fields that are read as numbers."""
-        ratio = () if self.ratio is None else (self.ratio.target, self.ratio.proposal)
-        return [path for path in (self.weight, self.of, *ratio) if path is not None]
-
-
-@dataclass(frozen=True, slots=True)
 class SamplePlan:
-    """One sample of a job. name: None where it is the only one; key: where it stands in the job file. draw and windows:
-    at most one of them; neither: everything is kept. spec, encoder: of its training records.
+    """One sample of a job: the designs by rate, in order, and then the one of windows; with none of them everything is
+    kept. name: None where it is the only one; sharing: see `config.stages`, of all designs. spec, encoder: of its
+    training records.
     """
 
     name: str | None
-    key: str
-    draw: Draw | None
+    draws: tuple[Draw, ...]
     windows: WindowDraw | None
+    sharing: tuple[int, ...]
     spec: TrainingSpec
     encoder: Encoder
 
     @property
-    def called(self) -> str:
-        """As metrics call it: its design, with its name if the job has several; empty if it keeps everything."""
-        design = "" if self.spec.sampling is None else self.spec.sampling.design
-        return design if self.name is None else f"{self.name}: {design}"
+    def places(self) -> tuple[Place, ...]:
+        """Of all designs, in order."""
+        windows = () if self.windows is None else (self.windows.place,)
+        return (*(draw.place for draw in self.draws), *windows)
+
+    @property
+    def largest_rate(self) -> float:
+        """The largest share that the designs by rate can keep."""
+        shares = dict[int, float]()
+        for draw, group in zip(self.draws, self.sharing, strict=False):
+            shares[group] = min(draw.design.largest_rate, shares.get(group, 1.0))
+        return math.prod(shares.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +108,9 @@ class Plan:
     replayed: Range | None
 
     @property
-    def draw(self) -> Draw | None:
-        """The design by rate of a job that joins."""
-        return self.samples[0].draw
+    def draws(self) -> tuple[Draw, ...]:
+        """The designs by rate of a job that joins."""
+        return self.samples[0].draws
 
     @property
     def spec(self) -> TrainingSpec:
@@ -230,10 +159,7 @@ class Plan:
 def plan_of(job: Job) -> Plan:
     """Build the plan of a job. Raises ConfigurationError where the job file does not fit the schemas."""
     columns = SourceColumns(job.input)
-    designs = []
-    for name, sample in job.samples_by_name.items():
-        key = "sample" if name is None else f"samples.{name}"
-        designs.append((name, key, sample, _draw(job, sample, columns, key), _windows(job, sample, columns, key)))
+    designs = [(name, stages, *_designs(job, name, stages, columns)) for name, stages in job.samples_by_name.items()]
     split = _split(job, columns)
     input_source = _source(job, "input", job.input, job.input.topic, columns.text(job.input.id, "input.id"), columns)
     join = _join(job) if job.targets else None
@@ -248,13 +174,14 @@ def plan_of(job: Job) -> Plan:
         splits=split.split.names if split else (),
     )
     samples = []
-    for name, key, sample, draw, windows in designs:
-        sampling = SamplingSpec(sample.name, sample.seed, sample.form.estimator, name)
-        spec = replace(plain, sampling=thinned_spec(job, sampling, sample))
-        samples.append(SamplePlan(name, key, draw, windows, spec, _encoder(job, input_source, spec)))
+    for name, stages, draws, windows in designs:
+        spec = replace(plain, sampling=thinned_spec(job, _sampling_spec(name, stages, thinned=job.thin is not None)))
+        shares = thinned_sharing(job, stages, sharing(stages, job.input.id))
+        samples.append(SamplePlan(name, draws, windows, shares, spec, _encoder(job, input_source, spec)))
     if not samples:
-        plain = replace(plain, sampling=thinned_spec(job, None, None))
-        samples.append(SamplePlan(None, "sample", None, None, plain, _encoder(job, input_source, plain)))
+        plain = replace(plain, sampling=thinned_spec(job, None))
+        shares = thinned_sharing(job, (), ())
+        samples.append(SamplePlan(None, (), None, shares, plain, _encoder(job, input_source, plain)))
     return Plan(
         job=job,
         input=input_source,
@@ -267,85 +194,32 @@ def plan_of(job: Job) -> Plan:
     )
 
 
-def _draw(job: Job, sample: Sample, columns: SourceColumns, key: str) -> Draw | None:
-    if sample.windowed:
-        return None
-    if sample.count is not None:
-        rates = partial(RateByCount, sample.count, sample.closes_after_ms, job.grace_ms, sample.first_rate)
-        return Draw(SimpleRate(1.0, sample.seed), _units(sample, columns, key), rates)
-    if sample.rule is not None:
-        rule = columns.truth(sample.rule, f"{key}.rule")
-        return Draw(SimpleRate(1.0), _units(sample, columns, key), rule=rule)
-    ratio = _ratio(sample, columns, key)
-    if ratio is not None:
-        return Draw(SimpleRate(1.0, sample.seed), _units(sample, columns, key), ratio=ratio)
-    assert sample.rate is not None
-    if sample.design == "simple":
-        return Draw(SimpleRate(sample.rate, sample.seed), _units(sample, columns, key))
-    names = {stratum_name(values): rate for values, rate in sample.rates_by_stratum.items()}
-    design = StratifiedRate(sample.rate, names, sample.seed)
-    return Draw(design, _units(sample, columns, key, design.rate_of))
+def _designs(
+    job: Job, name: str | None, stages: tuple[Sample, ...], columns: SourceColumns
+) -> tuple[tuple[Draw, ...], WindowDraw | None]:
+    """The designs by rate of one sample, and the one of windows."""
+    draws, windows = list[Draw](), None
+    path: KeyPath = ("sample",) if name is None else ("samples", name)
+    for at, stage in zip(paths_of(path, stages), stages, strict=True):
+        called = key_name(at).removeprefix("samples.") if name is not None or len(stages) > 1 else ""
+        place = Place(key_name(at), f"{called}: {stage.name}" if called else stage.name)
+        if stage.windowed:
+            windows = window_draw_of(job, stage, columns, place)
+        else:
+            draws.append(draw_of(job, stage, columns, place))
+    return tuple(draws), windows
 
 
-def _ratio(sample: Sample, columns: SourceColumns, key: str) -> Ratio | None:
-    if sample.target is None or sample.proposal is None:
-        return None
-    target = columns.column(sample.target, "number", f"{key}.target").path
-    return Ratio(target, columns.column(sample.proposal, "number", f"{key}.proposal").path)
-
-
-def _units(
-    sample: Sample, columns: SourceColumns, key: str, rate_of: Callable[[Spans], Float64s] | None = None
-) -> Units:
-    settings = sample.by or ()
-    by = tuple(columns.stratum(setting, f"{key}.by") for setting in settings)
-    each = next((number for number, setting in enumerate(settings) if isinstance(setting, Each)), None)
-    return Units(columns.text(sample.unit, f"{key}.unit"), by, each, rate_of)
-
-
-def _law(sample: Sample) -> Law:
-    if not sample.form.random:
-        return "first"
-    if sample.design == "recency":
-        return "decayed"
-    return sample.method if sample.design == "weighted" else "uniform"
-
-
-def _windows(job: Job, sample: Sample, columns: SourceColumns, key: str) -> WindowDraw | None:
-    if not sample.windowed:
-        return None
-    assert sample.k is not None
-    settings = WindowSettings(
-        k=sample.k,
-        law=_law(sample),
-        half_life_ms=sample.half_life_ms,
-        window_ms=sample.closes_after_ms,
-        grace_ms=job.grace_ms if sample.records is None else 0,
-        records=sample.records,
-        cumulative=sample.every_ms is not None,
-        strata=sample.strata,
-        others=job.limits.strata_max if sample.by else 0,
-        windows_max=job.limits.windows_max,
-        allocation=sample.allocation if sample.form.takes("allocation") else "each",
-        minimum=sample.minimum,
-        k_max=sample.k_max,
-        replacement=sample.replacement or sample.target is not None,
-        equal_weights=sample.target is not None,
+def _sampling_spec(name: str | None, stages: tuple[Sample, ...], *, thinned: bool) -> SamplingSpec:
+    last = stages[-1]
+    if len(stages) == 1 and not thinned:
+        return SamplingSpec(last.name, last.seed, last.form.estimator, name)
+    # Without π in one of them the whole has none (B12).
+    estimator = "none" if any(not stage.form.random for stage in stages) else last.form.estimator
+    each = tuple(
+        StageSpec(stage.name, ", ".join(map(shown, columns_of(stage.unit))) or None, stage.seed) for stage in stages
     )
-    weight, of = (
-        None if setting is None else columns.column(setting, "number", f"{key}.{name}").path
-        for name, setting in (("weight", sample.weight), ("of", sample.of))
-    )
-    units = _units(sample, columns, key)
-    return WindowDraw(
-        sample.design, sample.seed, settings, units, weight, of, _ratio(sample, columns, key), sample.exchanged
-    )
-
-
-def stratum_name(values: tuple[str, ...]) -> str:
-    """The name of the stratum with these values, as the data's strata are named."""
-    name = stratum_of([Spans.of([value.encode()]) for value in values])[0]
-    return (name or b"").decode()
+    return SamplingSpec(" + ".join(stage.name for stage in stages), last.seed, estimator, name, each)
 
 
 def _split(job: Job, columns: SourceColumns) -> SplitPlan | None:

@@ -220,8 +220,9 @@ class Report:
         elif kind == "sampled":
             name, *rest = labels
             for sample in self._plan.samples:
-                if (sample.name or "") == name:
-                    metrics.sampled.labels(sample.called, *rest).inc(count)
+                for place in sample.places:
+                    if place.key == name:
+                        metrics.sampled.labels(place.called, *rest).inc(count)
 
 
 def totals_of(task: Task) -> Totals:

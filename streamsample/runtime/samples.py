@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from streamsample.hashing import hash64
 from streamsample.labels import PayloadSpace
-from streamsample.records import Bools, Float64s, Int64s, Spans
+from streamsample.records import Bools, Int32s, Int64s, Spans
 from streamsample.runtime.audit import Audit
+from streamsample.runtime.composed import Said, given, packed, unpacked
+from streamsample.runtime.draws import Draw, Place, Units, WindowDraw
 from streamsample.runtime.exchange import NEVER, Mail, Message
-from streamsample.runtime.plan import Plan, SamplePlan, Units, WindowDraw
+from streamsample.runtime.plan import Plan, SamplePlan
 from streamsample.runtime.source import Events
 from streamsample.runtime.state import SchemaName
-from streamsample.runtime.training import Encoded, Sampled, TrainingRecords, record_bytes_max
+from streamsample.runtime.training import STAGE_BYTES_MAX, Encoded, Sampled, TrainingRecords, record_bytes_max
 from streamsample.runtime.windowing import Unusable, is_true, offered, ratios, unusable_numbers, unusable_ratios
 from streamsample.sampling.design import Selection, unit_hash
 from streamsample.sampling.strata import DeclaredStrata
@@ -68,11 +70,14 @@ Hashed: TypeAlias = dict[tuple[str | None, int], tuple[Events, NDArray[np.uint64
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Events that a sample keeps, or may keep. probability: π, float64[n]."""
+    """Events that a sample keeps, or may keep. said: by its designs by rate, so far, in their order."""
 
     events: Events
-    stratum: Spans | None
-    probability: Float64s
+    said: tuple[Said, ...] = ()
+
+    def take(self, rows: Int64s) -> Kept:
+        """The same of the events at `rows`."""
+        return Kept(self.events.take(rows), tuple(each.take(rows) for each in self.said))
 
 
 class Samples:
@@ -86,10 +91,12 @@ class Samples:
         draws = {number: each.windows for number, each in enumerate(plan.samples) if each.windows is not None}
         self.windows = self._windowed(draws, schemas) if draws else None
         self._rates = {
-            number: sample.draw.counted()
+            number: draw.counted()
             for number, sample in enumerate(plan.samples)
-            if sample.draw is not None and sample.draw.counted is not None
+            for draw in sample.draws
+            if draw.counted is not None
         }
+        """Of samples that have no other design."""
 
     def _windowed(self, draws: dict[int, WindowDraw], schemas: Sequence[SchemaName]) -> WindowSteps:
         # Imported here: its kernels are compiled only for jobs that need them.
@@ -105,49 +112,56 @@ class Samples:
             if sample.windows is None:
                 self._emit_kept(number, self.kept(number, events))
             else:
-                self._show(number, sample, sample.windows, events, hashed)
+                self._show(number, sample, sample.windows, self._by_rate(number, events), hashed)
 
     def kept(self, number: int, events: Events) -> Kept | None:
-        """What a design by rate keeps, of what can be written; None of nothing."""
-        sample, stratum = self._plan.samples[number], None
-        draw = sample.draw
-        if draw is not None and draw.ratio is not None:
-            events = self._without(events, unusable_ratios(sample.key, draw.ratio, events))
-        probability = np.ones(len(events.rows))
-        if draw is not None:
-            events, unit, stratum = self._with_units(sample, draw.units, events)
-            chosen = draw.design.decide(unit, stratum)
-            if draw.rule is not None:
-                text = events.projection.text(draw.rule).take(events.rows)
-                chosen = Selection(is_true(text), np.full(len(text), np.nan), chosen.declared)
-            if number in self._rates:
-                events, chosen = self._by_count(number, draw.design.seed, events, unit)
-            rows = np.flatnonzero(chosen.keep)
-            self._count_draw(sample, draw.design.declared, chosen.declared, chosen.keep)
-            audit, declared = self._owner.audit, draw.design.declared
-            audit.drew(sample.called, declared, chosen.declared, chosen.probability, chosen.keep)
-            if draw.ratio is not None:
-                audit.weighed(sample.called, ratios(draw.ratio, events))
-            events, probability = events.take(rows), chosen.probability[rows]
-            stratum = None if stratum is None else stratum.take(rows)
-        fits = self._fitting(events, stratum)
-        if len(fits) < len(events.rows):
-            events, probability = events.take(fits), probability[fits]
-            stratum = None if stratum is None else stratum.take(fits)
-        return Kept(events, stratum, probability) if len(events.rows) else None
+        """What the designs by rate of a sample keep, of what can be written; None of nothing."""
+        kept = self._by_rate(number, events)
+        kept = self._fitting(self._plan.samples[number], kept)
+        return kept if len(kept.events.rows) else None
 
-    def _by_count(self, number: int, seed: int, events: Events, unit: Spans) -> tuple[Events, Selection]:
+    def _by_rate(self, number: int, events: Events) -> Kept:
+        """What all designs by rate of a sample keep, one after the other."""
+        kept = Kept(events)
+        for draw in self._plan.samples[number].draws:
+            kept = self._draw(number, draw, kept)
+        return kept
+
+    def _draw(self, number: int, draw: Draw, kept: Kept) -> Kept:
+        """What one design by rate keeps of what those before it have kept."""
+        if draw.ratio is not None:
+            kept = self._without(kept, unusable_ratios(draw.place.key, draw.ratio, kept.events))
+        kept, unit, stratum = self._with_units(draw.place, draw.units, kept)
+        chosen = draw.design.decide(unit, stratum)
+        if draw.rule is not None:
+            text = kept.events.projection.text(draw.rule).take(kept.events.rows)
+            chosen = Selection(is_true(text), np.full(len(text), np.nan), chosen.declared)
+        if number in self._rates:
+            kept, chosen = self._by_count(number, draw, kept, unit)
+        rows = np.flatnonzero(chosen.keep)
+        declared, audit = draw.design.declared, self._owner.audit
+        self._count_draw(draw.place, declared, chosen.declared, chosen.keep)
+        probability = given(self._plan.samples[number], kept.said, chosen.probability)
+        audit.drew(draw.place.called, declared, chosen.declared, probability, chosen.keep)
+        if draw.ratio is not None:
+            audit.weighed(draw.place.called, ratios(draw.ratio, kept.events))
+        kept = kept.take(rows)
+        said = Said(chosen.probability[rows], None if stratum is None else stratum.take(rows))
+        return Kept(kept.events, (*kept.said, said))
+
+    def _by_count(self, number: int, draw: Draw, kept: Kept, unit: Spans) -> tuple[Kept, Selection]:
         """The decision by the rates of the records' windows; and the events without those that came too late."""
-        rate, late = self._rates[number].decide(events.times)
+        rate, late = self._rates[number].decide(kept.events.times)
         if late.any():
-            self._refuse_late(self._plan.samples[number], events, late)
+            self._refuse_late(draw.place, kept.events, late)
             rows = np.flatnonzero(~late)
-            events, unit, rate = events.take(rows), unit.take(rows), rate[rows]
-        return events, Selection(unit_hash(unit, seed) < rate, rate, np.full(len(rate), -1, np.int32))
+            kept, unit, rate = kept.take(rows), unit.take(rows), rate[rows]
+        keep = unit_hash(unit, draw.design.seed) < rate
+        return kept, Selection(keep, rate, np.full(len(rate), -1, np.int32))
 
-    def _refuse_late(self, sample: SamplePlan, events: Events, late: Bools) -> None:
+    def _refuse_late(self, place: Place, events: Events, late: Bools) -> None:
         self._owner.counts[SEPARATOR.join(("prediction", "late"))] += int(np.count_nonzero(late))
-        self._owner.refuse(events, np.flatnonzero(late), "late", late_words(sample), stage="sample")
+        self._owner.refuse(events, np.flatnonzero(late), "late", late_words(place), stage="sample")
 
     def snapshot(self) -> dict[int, bytes]:
         """The rates that are made of counts, by the samples' numbers."""
@@ -161,9 +175,8 @@ class Samples:
     def _emit_kept(self, number: int, kept: Kept | None) -> None:
         if kept is None:
             return
-        events, rows = kept.events, kept.events.rows
-        draw = self._plan.samples[number].draw
-        ratio = None if draw is None else draw.ratio
+        events, rows, draws = kept.events, kept.events.rows, self._plan.samples[number].draws
+        ratio = draws[0].ratio if draws else None  # of a sample that has no other design
         sampled = Sampled(
             ts=events.times,
             offset=events.batch.offsets[rows],
@@ -171,49 +184,54 @@ class Samples:
             features=self._plan.input.projector.splice(events.batch.values, events.projection, rows),
             schema=events.projection.schema[rows],
             split=self.split_of(events),
-            stratum=Spans.nulls(len(rows)) if kept.stratum is None else kept.stratum,
-            probability=kept.probability,
-            weight=None if ratio is None else ratios(ratio, events),
         )
-        self._owner.emit(self._records[number].of_sampled(sampled, self._owner.partition), sampled.ts)
+        weight = None if ratio is None else ratios(ratio, events)
+        encoded = self._records[number].of_sampled(sampled, kept.said, self._owner.partition, weight)
+        self._owner.emit(encoded, sampled.ts)
 
-    def _without(self, events: Events, wrong: Unusable | None) -> Events:
+    def _without(self, kept: Kept, wrong: Unusable | None) -> Kept:
         """The events that a design can take; the others are refused."""
         if wrong is None or not len(wrong.rows):
-            return events
-        self._owner.refuse(events, wrong.rows, wrong.reason, wrong.words, stage="sample")
-        return events.take(np.setdiff1d(np.arange(len(events.rows)), wrong.rows))
+            return kept
+        self._owner.refuse(kept.events, wrong.rows, wrong.reason, wrong.words, stage="sample")
+        return kept.take(np.setdiff1d(np.arange(len(kept.events.rows)), wrong.rows))
 
-    def _with_units(self, sample: SamplePlan, units: Units, events: Events) -> tuple[Events, Spans, Spans | None]:
+    def _with_units(self, place: Place, units: Units, kept: Kept) -> tuple[Kept, Spans, Spans | None]:
         """The events whose sampling unit and stratum are known, with both."""
+        events = kept.events
         unit = units.unit_of(events.projection, events.rows, events.ids)
         stratum = units.stratum_of(events.projection, events.rows)
         known = unit.size >= 0 if stratum is None else (unit.size >= 0) & (stratum.size >= 0)
         if not known.all():
-            words = f"the sampling unit or a field of the strata is null ({sample.key}.unit, {sample.key}.by)"
+            words = f"the sampling unit or a field of the strata is null ({place.key}.unit, {place.key}.by)"
             self._owner.refuse(events, np.flatnonzero(~known), "missing_stratum_or_unit", words, stage="sample")
-            kept = np.flatnonzero(known)
-            events, unit = events.take(kept), unit.take(kept)
-            stratum = None if stratum is None else stratum.take(kept)
-        return events, unit, stratum
+            rows = np.flatnonzero(known)
+            kept, unit = kept.take(rows), unit.take(rows)
+            stratum = None if stratum is None else stratum.take(rows)
+        return kept, unit, stratum
 
-    def _show(self, number: int, sample: SamplePlan, draw: WindowDraw, events: Events, hashed: Hashed) -> None:
+    def _show(self, number: int, sample: SamplePlan, draw: WindowDraw, kept: Kept, hashed: Hashed) -> None:
         """Show events to the sample of their window; few of them are candidates, and only their bytes are kept.
 
         hashed: what other samples have hashed, so that those that share units do it once.
         """
         assert self.windows is not None
-        events = self._without(events, unusable_numbers(sample.key, draw, events))
-        events, unit, stratum = self._with_units(sample, draw.units, events)
-        fits = self._fitting(events, stratum)
-        if len(fits) < len(events.rows):
-            events, unit = events.take(fits), unit.take(fits)
+        kept = self._without(kept, unusable_numbers(draw, kept.events))
+        kept, unit, stratum = self._with_units(draw.place, draw.units, kept)
+        if draw.units.several:
+            kept, unit = self._with_all_strata(draw, kept, unit)
+        fits = self._fits(sample, kept, _longest(draw, kept.events) if stratum is None else stratum.size)
+        if len(fits) < len(kept.events.rows):
+            kept, unit = kept.take(fits), unit.take(fits)
             stratum = None if stratum is None else stratum.take(fits)
+        events = kept.events
+        record = None
 
         def details(at: Int64s) -> Details:
-            some = events.take(at)
-            payload = self._plan.input.projector.splice(some.batch.values, some.projection, some.rows)
-            return Details(some.projection.schema[some.rows], self.split_of(some), payload)
+            some = kept.take(at if record is None else record[at])
+            of = some.events
+            payload = self._plan.input.projector.splice(of.batch.values, of.projection, of.rows)
+            return Details(of.projection.schema[of.rows], self.split_of(of), packed(payload, some.said))
 
         of, hashes = hashed.get((draw.units.unit, draw.seed), (None, None))
         if of is not events or hashes is None:
@@ -221,7 +239,25 @@ class Samples:
             hashed[draw.units.unit, draw.seed] = events, hashes
         shown = offered(draw, self._owner.partition, events, hashes, stratum)
         self._audit(sample, draw, shown, unit)
-        self._refuse_late(sample, events, self.windows.steps[number].on_records(shown, details))
+        if draw.units.several:
+            record, strata = draw.units.strata_of(events.projection, events.rows)
+            shown = replace(shown.take(record), stratum=strata)
+        late = self.windows.steps[number].on_records(shown, details)
+        if record is not None:  # all strata of a record are in the same window
+            late = late[np.searchsorted(record, np.arange(len(unit)))]
+        self._refuse_late(draw.place, events, late)
+
+    def _with_all_strata(self, draw: WindowDraw, kept: Kept, unit: Spans) -> tuple[Kept, Spans]:
+        """The events of whose strata none is null, and their units."""
+        events = kept.events
+        record, strata = draw.units.strata_of(events.projection, events.rows)
+        null = np.bincount(record[strata.size < 0], minlength=len(events.rows)) > 0
+        if not null.any():
+            return kept, unit
+        words = f"the list or a field of the strata is null ({draw.place.key}.by)"
+        self._owner.refuse(events, np.flatnonzero(null), "missing_stratum_or_unit", words, stage="sample")
+        rows = np.flatnonzero(~null)
+        return kept.take(rows), unit.take(rows)
 
     def advance(self, goal: int, without_idle: int, covered_from: int = NEVER) -> tuple[bool, bool]:
         """Let the watermark come to `goal`: whether all is done, and whether anything came of it. Windows that begin
@@ -230,10 +266,13 @@ class Samples:
         assert self.windows is not None
         closed, done = self.windows.advance(goal, without_idle, covered_from)
         for number, each in closed:
-            self._count_uncovered(number, each.uncovered)
-            self._count_windows(number, each.drawn)
-            self._audit_windows(number, each.drawn)
-            self._owner.emit(self._records[number].of_drawn(each.drawn, each.idle), each.drawn.rows.ts)
+            sample, drawn = self._plan.samples[number], each.drawn
+            self._count_uncovered(sample, each.uncovered)
+            self._count_windows(sample, drawn)
+            features, said = unpacked(drawn.rows.payload, len(sample.draws))
+            drawn = replace(drawn, rows=replace(drawn.rows, payload=features))
+            self._audit_windows(sample, drawn, said)
+            self._owner.emit(self._records[number].of_drawn(drawn, said, each.idle), drawn.rows.ts)
         messages = self.windows.take_messages()
         self._owner.send(messages)
         return done, bool(closed or messages)
@@ -244,13 +283,20 @@ class Samples:
             return np.full(len(events.rows), -1, np.int8)
         return self._plan.split.parts_of(events.projection, events.rows, events.ids)
 
-    def _fitting(self, events: Events, stratum: Spans | None) -> Int64s:
+    def _fitting(self, sample: SamplePlan, kept: Kept) -> Kept:
+        fits = self._fits(sample, kept, None)
+        return kept if len(fits) == len(kept.events.rows) else kept.take(fits)
+
+    def _fits(self, sample: SamplePlan, kept: Kept, stratum: Int32s | None) -> Int64s:
         """Training records are larger than their predictions; what could not be written is refused while its bytes are
-        here. The others, int64[k].
+        here. The others, int64[k]. stratum: the bytes of those in the design of windows, int32[n].
         """
-        room = self._settings.output_bytes_max - record_bytes_max(self._plan)
+        events, stages = kept.events, 0 if sample.spec.sampling is None else len(sample.spec.sampling.stages)
+        room = self._settings.output_bytes_max - record_bytes_max(self._plan) - STAGE_BYTES_MAX * stages
         sizes = [(1, events.batch.values.size[events.rows]), (2, events.ids.size)]
-        sizes += [] if stratum is None else [(_ESCAPED, stratum.size)]
+        strata = [*(each.stratum.size for each in kept.said if each.stratum is not None), stratum]
+        # With stages it stands in the record twice: the last one's is the whole's, too.
+        sizes += [(_ESCAPED * (2 if stages else 1), size) for size in strata if size is not None]
         if sum(times * int(size.max(initial=0)) for times, size in sizes) <= room:
             return np.arange(len(events.rows))
         needed = sum((times * size.astype(np.int64) for times, size in sizes), np.zeros(len(events.rows), np.int64))
@@ -263,28 +309,26 @@ class Samples:
 
     # -- counting ---------------------------------------------------------------------------------
 
-    def _count_draw(self, sample: SamplePlan, declared: tuple[str, ...], code: np.ndarray, keep: np.ndarray) -> None:
+    def _count_draw(self, place: Place, declared: tuple[str, ...], code: np.ndarray, keep: np.ndarray) -> None:
         # Code -1, any stratum without a rate of its own, is counted in the last place.
         size = len(declared) + 1
         both = np.where(code < 0, size - 1, code)
         total = np.bincount(both, minlength=size)
         kept = np.bincount(both[keep], minlength=size)
         for name, all_, some in zip((*declared, "other"), total.tolist(), kept.tolist(), strict=True):
-            self._count(sample, name, some, all_ - some)
+            self._count(place, name, some, all_ - some)
 
-    def _count_windows(self, number: int, drawn: Drawn) -> None:
+    def _count_windows(self, sample: SamplePlan, drawn: Drawn) -> None:
         """Which records of closed windows were kept, by declared stratum; all others are `other`."""
-        sample = self._plan.samples[number]
         assert sample.windows is not None
         declared, whole = sample.windows.settings.strata, sample.windows.settings.cumulative
         for place, name in enumerate((*declared, "other")):
             mine = drawn.places == place if place < len(declared) else drawn.places >= place
             kept = int(drawn.kept[mine].sum())
-            self._count(sample, name, kept, int(drawn.seen[mine].sum()) - kept, instead=whole)
+            self._count(sample.windows.place, name, kept, int(drawn.seen[mine].sum()) - kept, instead=whole)
 
-    def _count_uncovered(self, number: int, groups: GroupColumns) -> None:
+    def _count_uncovered(self, sample: SamplePlan, groups: GroupColumns) -> None:
         """The records of windows that could not be read as a whole, by declared stratum."""
-        sample = self._plan.samples[number]
         assert sample.windows is not None
         declared = sample.windows.settings.strata
         for place, name in enumerate((*declared, "other") if len(groups.n) else ()):
@@ -294,29 +338,40 @@ class Samples:
             )
 
     def _audit(self, sample: SamplePlan, draw: WindowDraw, shown: Offered, unit: Spans) -> None:
-        audit, declared = self._owner.audit, draw.settings.strata
+        audit, declared, called = self._owner.audit, draw.settings.strata, draw.place.called
         if draw.settings.law == "first":
             code = np.full(len(unit), -1, np.int32)
             if shown.stratum is not None and declared:
                 code = DeclaredStrata(declared).codes(shown.stratum, hash64(shown.stratum, 0))
-            audit.shown(sample.called, declared, code, unit)
+            audit.shown(called, declared, code, unit)
             return
-        audit.hashed(sample.called, shown.unit)
+        if sample.sharing[-1] not in sample.sharing[:-1]:  # else those before have cut it
+            audit.hashed(called, shown.unit)
         if draw.ratio is not None:
-            audit.weighed(sample.called, shown.weight)
+            audit.weighed(called, shown.weight)
 
-    def _audit_windows(self, number: int, drawn: Drawn) -> None:
-        sample = self._plan.samples[number]
+    def _audit_windows(self, sample: SamplePlan, drawn: Drawn, said: tuple[Said, ...]) -> None:
         assert sample.windows is not None
-        self._owner.audit.closed(sample.called, sample.windows.settings.strata, drawn)
+        if said:
+            drawn = replace(drawn, weight=1.0 / given(sample, said, drawn.probability))
+        self._owner.audit.closed(sample.windows.place.called, sample.windows.settings.strata, drawn)
 
-    def _count(self, sample: SamplePlan, stratum: str, kept: int, dropped: int, *, instead: bool = False) -> None:
+    def _count(self, place: Place, stratum: str, kept: int, dropped: int, *, instead: bool = False) -> None:
         """instead: these are counts of everything since the start, and take the place of the last ones."""
         for what, count in (("kept", kept), ("dropped", dropped)):
-            key = SEPARATOR.join(("sampled", sample.name or "", stratum, what))
+            key = SEPARATOR.join(("sampled", place.key, stratum, what))
             self._owner.counts[key] = count if instead else self._owner.counts[key] + count
 
 
-def late_words(sample: SamplePlan) -> str:
+def _longest(draw: WindowDraw, events: Events) -> Int32s | None:
+    """Of the strata of each event the bytes of the longest, int32[n]. None without strata."""
+    if not draw.units.several or not len(events.rows):
+        return None
+    record, strata = draw.units.strata_of(events.projection, events.rows)
+    longest: Int32s = np.maximum.reduceat(strata.size, np.searchsorted(record, np.arange(len(events.rows))))
+    return longest
+
+
+def late_words(place: Place) -> str:
     """What the dead letter of a record says that came after its window had closed."""
-    return f"its window had closed before it was read ({sample.key})"
+    return f"its window had closed before it was read ({place.key})"

@@ -16,15 +16,15 @@ from streamsample.hashing import hash64
 from streamsample.kafka.changelog import StoredChunk
 from streamsample.labels import FINAL, LATE, LIMIT, LabelJoin, Settled, Watermark, delta_parts
 from streamsample.labels.watermark import MIN
-from streamsample.records import Int64s, RecordBatch, Spans, TopicPartition
+from streamsample.records import Bools, Int64s, RecordBatch, Spans, TopicPartition
 from streamsample.runtime.aside import originals_of, set_aside, waited_in_vain
 from streamsample.runtime.audit import Audit
 from streamsample.runtime.co_partitioning import Placement, check_matches, check_placement
+from streamsample.runtime.composed import packed
 from streamsample.runtime.computed import called
 from streamsample.runtime.exchange import Message
 from streamsample.runtime.plan import FeedbackPlan, Plan
 from streamsample.runtime.replay import dated_within
-from streamsample.runtime.rows import pack
 from streamsample.runtime.samples import SEPARATOR, Samples, TaskSettings
 from streamsample.runtime.source import Events, Rejected, read_once
 from streamsample.runtime.state import (
@@ -162,8 +162,7 @@ class Task:
             return
         events, rows = kept.events, kept.events.rows
         payload = self.plan.input.projector.splice(events.batch.values, events.projection, rows)
-        if self.plan.draw is not None:
-            payload = pack(payload, kept.stratum, kept.probability)
+        payload = packed(payload, kept.said)
         split, schema, offsets = (
             self._samples.split_of(events),
             events.projection.schema[rows],
@@ -227,12 +226,13 @@ class Task:
                 remedy="raise limits.waiting_max, or look for predictions that lag far behind their feedback",
             )
 
-    def _not_sampled(self, ids: Spans) -> np.ndarray[tuple[int], np.dtype[np.bool_]] | None:
-        """Where the design cannot have kept the prediction of this id, whatever its stratum (A18)."""
-        draw = self.plan.draw
-        if draw is None or draw.units.unit is not None:
+    def _not_sampled(self, ids: Spans) -> Bools | None:
+        """Where the designs cannot have kept the prediction of this id, whatever its stratum (A18)."""
+        designs = [draw.design for draw in self.plan.draws if draw.units.unit is None]
+        if not designs:
             return None
-        return unit_hash(ids, draw.design.seed) >= draw.design.largest_rate
+        never: Bools = np.any([unit_hash(ids, design.seed) >= design.largest_rate for design in designs], axis=0)
+        return never
 
     def refuse(self, events: Events, at: Int64s, reason: str, words: str, *, stage: str = "label") -> None:
         """Dead-letter the events at some places."""
@@ -307,7 +307,9 @@ class Task:
         """Raises TopicError when nearly no feedback finds its prediction (A16)."""
         if self.join is None or self.plan.join is None:
             return
-        rate = 1.0 if self.plan.draw is None else self.plan.draw.design.largest_rate
+        if any(draw.rule is not None for draw in self.plan.draws):
+            return  # however few an expert's rule takes, all other feedback has no prediction here
+        rate = self.plan.samples[0].largest_rate
         for number, use in enumerate(self.plan.join.uses):
             counts = self.join.ledger.feedback_counts(number)
             resolved = counts["matched"] + counts["orphan"]

@@ -7,19 +7,18 @@ one that was written is corrected, or retracted if it is no longer admitted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from streamsample.config import Job, Sample
-from streamsample.config.columns import described
 from streamsample.config.thin import NO_LABEL, binary_labels
-from streamsample.formats.training import SamplingColumns, SamplingSpec, StageColumns, StageSpec
+from streamsample.formats.training import SamplingSpec, StageSpec
 from streamsample.labels import FINAL, Settled
 from streamsample.labels.results import CORRECT, RETRACT, TargetColumns
 from streamsample.records import Bools, Float64s, Int64s, Spans
-from streamsample.sampling.composition import composed, log_odds_offset
+from streamsample.sampling.composition import log_odds_offset
 from streamsample.sampling.design import unit_hash
 
 
@@ -79,19 +78,6 @@ class Thinning:
         texts = Spans.of([*(name.encode() for name in names), NO_LABEL.encode()])
         return np.where(known, rates[place], 0.0), texts.take(place)
 
-    def columns(self, thinned: Thinned, before: Float64s | None, stratum: Spans, spec: SamplingSpec) -> SamplingColumns:
-        """What the records say of it. before: π of the sample before the labels, None without; stratum: of that."""
-        pi, stages = thinned.probability, tuple[StageColumns, ...]()
-        if before is not None:
-            stages = (StageColumns(before, before), StageColumns(pi, pi))
-            first, second = spec.stages
-            shared = first.unit is None and first.seed == second.seed
-            pi = composed(before, pi, u="shared" if shared else "independent")
-        none = np.full(len(pi), -1, np.int64)
-        weight = 1.0 / pi if self.offset is None else np.full(len(pi), np.nan)
-        named = thinned.label if before is None else stratum
-        return SamplingColumns(pi, pi, named, weight, none, none, none, none, stages)
-
 
 def thinning_of(job: Job) -> Thinning | None:
     """The thinning that a job asks for."""
@@ -105,15 +91,24 @@ def thinning_of(job: Job) -> Thinning | None:
     return Thinning(number, target.codes, thin.rates_by_label, thin.rate, thin.seed, offset)
 
 
-def thinned_spec(job: Job, sampling: SamplingSpec | None, sample: Sample | None) -> SamplingSpec | None:
+def thinned_spec(job: Job, sampling: SamplingSpec | None) -> SamplingSpec | None:
     """What records say of sampling: `sampling`, which was before the labels, and the thinning after them."""
     thinning = thinning_of(job)
     if job.thin is None or thinning is None:
         return sampling
     name = f"thinned by {job.thin.by}"
-    if sampling is None or sample is None:
+    if sampling is None:
         return SamplingSpec(name, job.thin.seed, log_odds_offset=thinning.offset)
-    unit = None if sample.unit is None else str(described(sample.unit))
-    stages = (StageSpec(sampling.design, unit, sampling.seed), StageSpec(name, None, job.thin.seed))
+    stages = (*sampling.stages, StageSpec(name, None, job.thin.seed))
     design = f"{sampling.design} + {name}"
-    return replace(sampling, design=design, stages=stages, log_odds_offset=thinning.offset)
+    return replace(sampling, design=design, seed=job.thin.seed, stages=stages, log_odds_offset=thinning.offset)
+
+
+def thinned_sharing(job: Job, stages: Sequence[Sample], sharing: Sequence[int]) -> tuple[int, ...]:
+    """`config.stages.sharing`, of the designs before the labels and of the thinning after them."""
+    if job.thin is None:
+        return tuple(sharing)
+    for stage, group in zip(stages, sharing, strict=True):
+        if stage.seed == job.thin.seed and stage.form.random and stage.unit in (None, job.input.id):
+            return (*sharing, group)
+    return (*sharing, max(sharing, default=-1) + 1)

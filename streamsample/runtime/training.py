@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,8 +13,9 @@ from streamsample.hashing import hash64_of_integers
 from streamsample.labels import STATES as LABEL_STATES
 from streamsample.labels import Settled
 from streamsample.records import Bools, Bytes, Float64s, Int64s, Spans
+from streamsample.runtime.composed import Said, sampling_of, unpacked
 from streamsample.runtime.plan import Plan, SamplePlan
-from streamsample.runtime.rows import RecordIds, unpack
+from streamsample.runtime.rows import RecordIds
 from streamsample.runtime.thinning import Thinned
 from streamsample.sampling.window_columns import Drawn
 
@@ -24,6 +26,8 @@ _ENVELOPE_BYTES_MAX = 4_096
 """What a training record may need beside its features, id, stratum and targets."""
 _TARGET_BYTES_MAX = 1_024
 """What a target may need: its label, its feedback's place, and the names of both and of the topic."""
+STAGE_BYTES_MAX = 1_024
+"""What one of several designs may need beside its stratum."""
 _PLACE_BYTES_MAX = 110
 """What the place of one more feedback may need, beside the names of the target and the topic."""
 
@@ -55,9 +59,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """n predictions that only sampling decided on: a job without targets. Shapes as in `Settled`. weight: if it is not
-    1/π, float64[n].
-    """
+    """n predictions that only sampling decided on: a job without targets. Shapes as in `Settled`."""
 
     ts: Int64s
     offset: Int64s
@@ -65,9 +67,6 @@ class Sampled:
     features: Spans
     schema: np.ndarray[tuple[int], np.dtype[np.int16]]
     split: np.ndarray[tuple[int], np.dtype[np.int8]]
-    stratum: Spans
-    probability: Float64s
-    weight: Float64s | None = None
 
 
 class TrainingRecords:
@@ -86,9 +85,7 @@ class TrainingRecords:
         thinned = None if self._plan.thinning is None else self._plan.thinning.thin(settled)
         if thinned is not None:
             settled, idle = thinned.settled, idle[thinned.rows]
-        features, stratum, probability = (
-            (settled.payload, None, None) if self._sample.draw is None else unpack(settled.payload)
-        )
+        features, said = unpacked(settled.payload, len(self._sample.draws))
         count = len(settled)
         targets: list[TargetColumn] = []
         for spec, labels in zip(self._sample.spec.targets, settled.targets, strict=True):
@@ -113,7 +110,7 @@ class TrainingRecords:
             schema=settled.schema,
             ids=settled.ids,
             targets=tuple(targets),
-            sampling=self._sampling(thinned, probability, stratum),
+            sampling=self._sampling(thinned, said),
             split=settled.split,
             partition=np.full(count, partition, np.int32),
             offset=settled.offset,
@@ -128,29 +125,32 @@ class TrainingRecords:
         )
         return Encoded(settled.timestamp, settled.ids, self._sample.encoder.encode(columns))
 
-    def _sampling(
-        self, thinned: Thinned | None, probability: Float64s | None, stratum: Spans | None
-    ) -> SamplingColumns | None:
+    def _sampling(self, thinned: Thinned | None, said: Sequence[Said]) -> SamplingColumns | None:
         """What labelled records say of sampling before the labels and after them."""
-        spec, thinning = self._sample.spec.sampling, self._plan.thinning
-        if thinned is not None and thinning is not None and spec is not None:
-            named = Spans.nulls(len(thinned.rows)) if stratum is None else stratum
-            return thinning.columns(thinned, probability, named, spec)
-        return None if probability is None or stratum is None else by_rate(probability, stratum)
+        if thinned is None or self._plan.thinning is None:
+            return sampling_of(self._sample, said)
+        sampling = sampling_of(self._sample, [*said, Said(thinned.probability, thinned.label)])
+        if sampling is None or self._plan.thinning.offset is None:
+            return sampling
+        return replace(sampling, weight=np.full(len(thinned.rows), np.nan))
 
-    def of_sampled(self, sampled: Sampled, partition: int) -> Encoded:
-        """The records of a job without targets: final as soon as they are drawn."""
-        sampling = None if self._sample.draw is None else by_rate(sampled.probability, sampled.stratum)
-        if sampling is not None and sampled.weight is not None:
-            sampling = replace(sampling, weight=sampled.weight)
+    def of_sampled(
+        self, sampled: Sampled, said: Sequence[Said], partition: int, weight: Float64s | None = None
+    ) -> Encoded:
+        """The records of a job without targets: final as soon as they are drawn. said: by the sample's designs; weight:
+        if it is not 1/π, float64[n].
+        """
+        sampling = sampling_of(self._sample, said)
+        if sampling is not None and weight is not None:
+            sampling = replace(sampling, weight=weight)
         closed_by = np.full(len(sampled.ts), _EVENT, np.int8)
         partitions = np.full(len(sampled.ts), partition)
         record_id = self._ids.of(sampled.ids, sampled.ts)
         return Encoded(sampled.ts, sampled.ids, self._unlabelled(record_id, sampled, sampling, partitions, closed_by))
 
-    def of_drawn(self, drawn: Drawn, idle: Bools) -> Encoded:
-        """The records of windows that have closed. idle: bool[m], as `of_settled`."""
-        sampling = SamplingColumns(
+    def of_drawn(self, drawn: Drawn, said: Sequence[Said], idle: Bools) -> Encoded:
+        """The records of windows that have closed. said: by the designs before; idle: bool[m], as `of_settled`."""
+        window = SamplingColumns(
             probability=drawn.probability,
             threshold=drawn.threshold,
             stratum=drawn.rows.stratum,
@@ -161,9 +161,8 @@ class TrainingRecords:
             until=drawn.until,
         )
         rows = drawn.rows
-        sampled = Sampled(
-            rows.ts, rows.offset, rows.ids, rows.payload, rows.schema, rows.split, rows.stratum, drawn.probability
-        )
+        sampled = Sampled(rows.ts, rows.offset, rows.ids, rows.payload, rows.schema, rows.split)
+        sampling = sampling_of(self._sample, said, window)
         closed_by = np.where(idle, _IDLE, _EVENT).astype(np.int8)
         named_by = rows.ts
         if self._sample.windows is not None and self._sample.windows.settings.cumulative:
@@ -211,9 +210,3 @@ def _superseded(settled: Settled, thinned: Thinned | None) -> NDArray[np.int32]:
     """The revision that each record takes the place of, -1 for none."""
     before = settled.revision - np.int32(1)
     return before if thinned is None else np.where(thinned.fresh, np.int32(-1), before)
-
-
-def by_rate(probability: Float64s, stratum: Spans) -> SamplingColumns:
-    """What a design by rate says of m records: the threshold on `u` is π itself, and there is no n or k."""
-    none = np.full(len(probability), -1, np.int64)
-    return SamplingColumns(probability, probability, stratum, 1.0 / probability, none, none, none, none)

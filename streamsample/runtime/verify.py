@@ -21,10 +21,12 @@ from streamsample.config.units import moment_text, parse_moment
 from streamsample.errors import ConfigurationError, NotYetError
 from streamsample.kafka.topics import TopicAdmin
 from streamsample.kafka.wire_decode import decode_headers
-from streamsample.records import Int64s, Spans
+from streamsample.records import Int64s
 from streamsample.runtime.audit import Audit
+from streamsample.runtime.composed import sampling_of
+from streamsample.runtime.draws import WindowDraw
 from streamsample.runtime.exchange import Message
-from streamsample.runtime.plan import Plan, SamplePlan, WindowDraw, plan_of
+from streamsample.runtime.plan import Plan, SamplePlan, plan_of
 from streamsample.runtime.readback import TrainingReader, batches_of
 from streamsample.runtime.samples import Samples, TaskSettings, late_words
 from streamsample.runtime.source import Events
@@ -215,16 +217,17 @@ class _Derivation:
                 "thin: not yet: verifying what depends on labels", remedy="leave thin out of the job file"
             )
         if (windows is not None and (windows.settings.cumulative or not windows.settings.window_ms)) or (
-            sample.draw is not None and sample.draw.counted is not None
+            any(draw.counted is not None for draw in sample.draws)
         ):
             raise NotYetError(
-                f"{sample.key}: not yet: verifying what needs more than a stretch of time (every, records, count)",
+                f"{sample.places[-1].key}: not yet: verifying what needs more than a stretch of time (every, records, "
+                "count)",
                 remedy="run the job again under another name and another output, and compare",
             )
         self._job = job
         self._plan = plan
         self._name = sample.name
-        self._late_words = late_words(sample)
+        self._late_words = late_words(sample.places[-1])
         self._labelled = plan.join is not None
         self._windows = windows
         self._span = parse_span(window, None if windows is None else windows.settings.window_ms)
@@ -235,7 +238,7 @@ class _Derivation:
         self._tasks: dict[int, tuple[_Taking, Samples]] = {}
         self._left_out: dict[int, set[int]] = {}
         self._places: set[tuple[int, int]] = set()
-        self._kept: dict[tuple[int, int], tuple[float, bytes | None]] = {}
+        self._kept: dict[tuple[int, int], tuple[float | None, bytes | None]] = {}
         self._verdict = Verdict(sample.name, self._span)
 
     def leave_out(self, refused: list[_Refused]) -> None:
@@ -282,9 +285,11 @@ class _Derivation:
         kept = samples.kept(0, events)
         if kept is None:
             return
-        stratum = Spans.nulls(len(kept.events.rows)) if kept.stratum is None else kept.stratum
-        columns = (kept.events.batch.offsets[kept.events.rows].tolist(), kept.probability.tolist(), stratum.to_list())
-        self._kept |= {(partition, offset): (pi, name) for offset, pi, name in zip(*columns, strict=True)}
+        said = sampling_of(self._alone.samples[0], kept.said)
+        assert said is not None
+        columns = (kept.events.batch.offsets[kept.events.rows], said.probability, said.stratum.to_list())
+        for offset, pi, name in zip(*columns, strict=True):
+            self._kept[partition, int(offset)] = (None if np.isnan(pi) else float(pi), name)
 
     def stamped(self, timestamps: Int64s) -> Any:
         """Which of n written records may be of the span, by their timestamps: bool[n]."""

@@ -10,8 +10,8 @@ import numpy as np
 
 from streamsample.errors import StateError
 from streamsample.records import Bools, Int64s, RecordBatch, TopicPartition
+from streamsample.runtime.draws import WindowDraw
 from streamsample.runtime.exchange import NEVER, Mail, Message, Told
-from streamsample.runtime.plan import WindowDraw
 from streamsample.runtime.state import RESET, ChunkBody, Logged, SchemaName, renumbered, replace_step
 from streamsample.sampling.window_columns import Details, Drawn, GroupColumns, Offered, WindowPart, WindowSettings
 from streamsample.sampling.window_delta import WindowDelta, decode_window_delta, encode_window_delta

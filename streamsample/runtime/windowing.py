@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from streamsample.records import Bools, Float64s, Int64s, Spans
 from streamsample.runtime.computed import called
-from streamsample.runtime.plan import Ratio, WindowDraw
+from streamsample.runtime.draws import Ratio, WindowDraw
 from streamsample.runtime.source import Events
 from streamsample.sampling.ranks import unusable
 from streamsample.sampling.window_columns import Offered
@@ -26,10 +26,9 @@ class Unusable:
     words: str
 
 
-def unusable_numbers(key: str, draw: WindowDraw, events: Events) -> Unusable | None:
-    """What a design cannot take because of a number in it (B11). None: it reads no numbers. key: of the sample in the
-    job file.
-    """
+def unusable_numbers(draw: WindowDraw, events: Events) -> Unusable | None:
+    """What a design cannot take because of a number in it (B11). None: it reads no numbers."""
+    key = draw.place.key
     if draw.weight is not None:
         wrong = ~_known(events, draw.weight) | unusable(_numbers(events, draw.weight))
         words = f"{called(draw.weight)}, which is the weight, is null, negative, or not finite ({key}.weight)"
@@ -76,7 +75,9 @@ def ratios(ratio: Ratio, events: Events) -> Float64s:
 def offered(
     draw: WindowDraw, partition: int, events: Events, unit: NDArray[np.uint64], stratum: Spans | None
 ) -> Offered:
-    """The events with their weights. unit: the keyed hashes of their units, uint64[m]; stratum: m spans, no nulls."""
+    """The events with their weights. unit: the keyed hashes of their units, uint64[m]; stratum: m spans, no nulls, or
+    None.
+    """
     weight = np.ones(len(events.rows)) if draw.weight is None else _numbers(events, draw.weight)
     weight = weight if draw.ratio is None else ratios(draw.ratio, events)
     values: tuple[Float64s, ...] = (weight,) if draw.settings.replacement else ()

@@ -24,7 +24,8 @@ class WindowSettings:
     window_ms and grace_ms are 0. cumulative: a window that closes gives the sample of everything since the start.
     strata: those with a place of their own; others: how many places all other strata share (0: there are no strata).
     windows_max: how many may be open. replacement: k independent draws, with weights for the estimator of Hansen and
-    Hurwitz, or equal_weights, where the weights were ratios of importance.
+    Hurwitz, or equal_weights, where the weights were ratios of importance. several: a record may be in several strata:
+    it is shown once for each, one after the other, and sampled once.
     """
 
     k: int
@@ -42,6 +43,7 @@ class WindowSettings:
     cumulative: bool = False
     replacement: bool = False
     equal_weights: bool = False
+    several: bool = False
 
     @property
     def candidates_max(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from streamsample.records import Bools, Float64s, Int64s
@@ -13,7 +15,8 @@ from streamsample.sampling.window_columns import Drawn, GroupColumns, WindowPart
 def samples_of(settings: WindowSettings, part: WindowPart) -> Drawn:
     """The samples of all groups of `part`, which holds whatever any partition has of their windows."""
     if settings.allocation == "each":
-        return _drawn(settings, part, np.full(len(part.groups.n), settings.k), part.groups.threshold)
+        k = np.full(len(part.groups.n), settings.k)
+        return _drawn(settings, _once_each(settings, part) if settings.several else part, k, part.groups.threshold)
     # Imported here: its kernels are compiled only for jobs that need them.
     from streamsample.sampling.window_allocation import sizes
 
@@ -21,7 +24,24 @@ def samples_of(settings: WindowSettings, part: WindowPart) -> Drawn:
     keep, threshold, kept = _cut(settings, part, k)
     rows = np.flatnonzero(keep)
     groups = GroupColumns(part.groups.window, part.groups.place, part.groups.n, threshold, kept, part.groups.sums)
-    return _drawn(settings, WindowPart(groups, part.candidates[rows], part.rows.take(rows)), k, threshold)
+    part = WindowPart(groups, part.candidates[rows], part.rows.take(rows))
+    return _drawn(settings, _once_each(settings, part) if settings.several else part, k, threshold)
+
+
+def _once_each(settings: WindowSettings, part: WindowPart) -> WindowPart:
+    """Each record of a window once, in the stratum of its largest π, the first of those (B10).
+
+    That is the largest of the thresholds on `u` of all its strata, also of those that do not hold it: whatever is below
+    one of them is below the largest.
+    """
+    number = np.repeat(np.arange(len(part.groups.kept)), part.groups.kept)
+    window, records = part.groups.window[number], part.candidates
+    probability = probabilities(settings.law, part.groups.threshold[number], records["weight"])
+    order = np.lexsort((number, -probability, records["position"], records["source"], window))
+    same = np.stack([window[order], records["source"][order], records["position"][order]])
+    rows = np.sort(order[np.flatnonzero(np.append(True, (same[:, 1:] != same[:, :-1]).any(axis=0)))[: len(order)]])
+    groups = replace(part.groups, kept=np.bincount(number[rows], minlength=len(part.groups.kept)))
+    return WindowPart(groups, records[rows], part.rows.take(rows))
 
 
 def _cut(settings: WindowSettings, part: WindowPart, k: Int64s) -> tuple[Bools, Float64s, Int64s]:

@@ -220,6 +220,10 @@ class WindowedSample:
         place = np.zeros(len(window), np.int32)
         if self._places is not None and offered.stratum is not None:
             place = self._places.of(offered.stratum)
+            if self.settings.several:
+                rows = _once_each(offered.offset, place, len(self._places))
+                offered, window, place = offered.take(rows), window[rows], place[rows]
+                of_all, details = details, lambda some: of_all(rows[some])
         group = self._groups(window, place)
         self._n += np.bincount(group, minlength=len(self._n))
         for value, sums in zip(offered.values, self._sums, strict=True):
@@ -383,6 +387,12 @@ class WindowedSample:
             sums[groups] = 0
         for window in windows:
             del self._group_of[window]
+
+
+def _once_each(offset: Int64s, place: Int32s, places: int) -> Int64s:
+    """Two strata of one record may share a place, in which it stands once, by the first of them: the rows, int64[m]."""
+    record = np.cumsum(np.diff(offset, prepend=offset[:1]) != 0)
+    return np.sort(np.unique(record * places + place, return_index=True)[1])
 
 
 def _candidates(settings: WindowSettings) -> BottomK | Draws:

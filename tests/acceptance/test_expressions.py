@@ -244,8 +244,18 @@ def test_b10_lists_beside_fields_and_without_a_list() -> None:
     assert sorted(task.reasons) == ["missing_stratum_or_unit"] * 2 + ["wrong_type"] * 4
 
 
-def test_b10_several_strata_per_record_in_a_windowed_sample_are_refused_by_name() -> None:
-    design = {"design": "reservoir", "k": 2, "window": "1h", "scope": "partition", "by": {"each": "genres"}}
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"design": "quota", "window": "1h"},
+        {"design": "reservoir", "records": 100},
+        {"design": "weighted", "weight": "amount", "replacement": True, "window": "1h"},
+        {"design": "importance", "target": "p", "proposal": "q", "window": "1h"},
+    ],
+    ids=["quota", "records", "replacement", "importance"],
+)
+def test_b10_several_strata_per_record_are_refused_by_name_where_they_have_no_thresholds(more: dict[str, Any]) -> None:
+    design = {"k": 2, "by": {"each": "genres"}, **more}
     with pytest.raises(ConfigurationError, match="not yet: several strata per record"):
         OneTask({**ONLY_SAMPLING, "sample": design})
 

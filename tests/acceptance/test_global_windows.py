@@ -43,7 +43,9 @@ DESIGNS = pytest.mark.parametrize(
 class Tasks:
     """All tasks of a job, played to by hand. What they tell each other waits until it is `delivered`."""
 
-    def __init__(self, design: dict[str, Any], partitions: int, exchange_bytes_max: int = 1_000_000) -> None:
+    def __init__(
+        self, design: dict[str, Any] | list[dict[str, Any]], partitions: int, exchange_bytes_max: int = 1_000_000
+    ) -> None:
         self.tasks = [
             OneTask(only(design), partitions=partitions, number=number, exchange_bytes_max=exchange_bytes_max)
             for number in range(partitions)

@@ -243,7 +243,9 @@ def test_b9_samples_side_by_side_are_what_each_would_be_alone() -> None:
         assert [each.timestamp for each in mine] == [each.timestamp for each in alone.written]
         counts = {tuple(where.split("\x1f")): count for where, count in task.task.counts.items() if name in where}
         expected = {tuple(where.split("\x1f")): count for where, count in alone.task.counts.items()}
-        assert counts == {("sampled", name, *key[2:]): n for key, n in expected.items() if key[0] == "sampled"}
+        assert counts == {
+            ("sampled", f"samples.{name}", *key[2:]): n for key, n in expected.items() if key[0] == "sampled"
+        }
     assert [(letter.why("class"), letter.why("offset")) for letter in task.dead] == [("bad_weight", "7")]
     assert "samples.heavy.weight" in task.dead[0].why("message")
 

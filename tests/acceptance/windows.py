@@ -44,9 +44,10 @@ STRATIFIED = {**RESERVOIR, "design": "stratified", "k": 30}
 NEYMAN = {**STRATIFIED, "allocation": "neyman", "of": "amount", "minimum": 3}
 
 
-def only(sample: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+def only(sample: Mapping[str, Any] | list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     """The changes that make a job of timelines one that only samples so."""
-    return {"feedback": None, "targets": None, "sample": dict(sample), **more}
+    given = sample if isinstance(sample, list) else dict(sample)
+    return {"feedback": None, "targets": None, "sample": given, **more}
 
 
 def shown(count: int, every_ms: int = 97, first: int = 0) -> list[Event]:

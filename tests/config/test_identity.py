@@ -283,6 +283,34 @@ def test_every_way_to_write_a_column_is_a_version_of_its_own() -> None:
     assert len(shapes) == 3
 
 
+RATE, TENTH = {"design": "simple", "rate": 0.5, "seed": 1}, {"design": "simple", "rate": 0.1, "seed": 2}
+
+
+def test_a_list_of_designs_is_another_version_and_what_rows_carry_of_it_is_shape() -> None:
+    """A row carries what each design by rate said; the record says of whom they share u."""
+    jobs = [
+        job({"sample": sample})
+        for sample in (
+            RATE,
+            [RATE, TENTH],
+            [TENTH, RATE],
+            [RATE, {**TENTH, "rate": 0.2}],
+            [RATE, {**TENTH, "seed": 1}],
+            [RATE, {**TENTH, "seed": 1, "unit": "user"}],
+            [RATE, TENTH, {**TENTH, "seed": 3}],
+        )
+    ]
+    assert len({each.version for each in jobs}) == len(jobs)
+    one, two, swapped, other, shared, apart, three = (each.state_shape for each in jobs)
+    assert two == swapped == other == apart
+    assert len({one, two, shared, three}) == 4
+    by_id = [RATE, {**TENTH, "seed": 1, "unit": "id"}]
+    named = job({"sample": by_id, "input.id": "id"})
+    assert named.version == job({"sample": [RATE, {**TENTH, "seed": 1}], "input.id": "id"}).version
+    windows = [job({**SAMPLED, "sample": [each, SAMPLED["sample"]]}) for each in (RATE, TENTH)]
+    assert len({each.state_shape for each in windows}) == 2
+
+
 def test_order_counts_only_where_it_decides() -> None:
     assert job({"features": {"drop": ["ip", "user"]}}).version == job({"features": {"drop": ["user", "ip"]}}).version
     swapped = job({"split": {"by": "user", "test": 0.2, "train": 0.8}})

@@ -114,6 +114,8 @@ metrics: {port: 1}
 
 
 FIXED = "k: 100, window: 1h, scope: partition"
+WHOLE = "{design: stratified, by: country, rate: 0.1, rates: {IS: 1.0}, unit: user_id, seed: 7}"
+HALF = "{design: simple, rate: 0.5}"
 IMPORTANCE = "importance, target: price, proposal: price, keep: all"
 CASES: list[tuple[str, str, str]] = [
     ("seed: 7", "seed: 7, k: 100", "sample.rate: has no meaning in a stratified sample of a fixed size - give k, or"),
@@ -217,6 +219,19 @@ CASES: list[tuple[str, str, str]] = [
     ("grace: 5s", "limits: {waiting_max: 3000000000}", "must be at most 2000000000"),
     ("train: 0.8", "train: 80", "split.train: must be > 0 and <= 1, found 80"),
     ("by: user_id, train: 0.8, validation: 0.1, test: 0.1", "by: user_id", "names no parts"),
+    (WHOLE, "[]", "sample: must be a list of 2 to 8 designs, found 0"),
+    (WHOLE, f"[{HALF}]", "found 1 - write it without the list"),
+    (WHOLE, f"[{', '.join([HALF] * 9)}]", "sample: must be a list of 2 to 8 designs, found 9"),
+    (WHOLE, f"[{HALF}, {{design: simple, rate: 2}}]", "shop.yaml:14:62: sample[1].rate: must be > 0 and <= 1, found 2"),
+    (WHOLE, f"[{HALF}, {{design: simple, rat: 0.1}}]", "sample[1].rat: unknown key - did you mean rate?"),
+    (WHOLE, f"[{HALF}, 7]", "sample[1]: must be a mapping, found 7"),
+    (WHOLE, "7", "sample: must be a mapping, found 7"),
+    (WHOLE, f"[{HALF}, {WHOLE.replace('country', 'land')}]", "sample[1].by: impression.avsc has no field land"),
+    (
+        WHOLE,
+        f"[{{design: reservoir, k: 9, window: 1h}}, {HALF}]",
+        "sample[0].design: a reservoir sample of windows must be the last of a list",
+    ),
 ]
 
 
@@ -234,6 +249,20 @@ def test_what_does_not_fit(old: str, new: str, words: str) -> None:
     text = str(caught.value)
     assert words in text
     assert all(line.startswith("shop.yaml:") for line in text.splitlines())
+
+
+REPLACED = "{design: weighted, weight: price, replacement: true, k: 9, window: 1h}"
+LATER_IN_LISTS = [
+    (f"{{design: {IMPORTANCE}}}", "target: not yet: a sample by importance in a list"),
+    (REPLACED, "replace"),
+]
+
+
+@pytest.mark.parametrize(("stage", "words"), LATER_IN_LISTS)
+def test_designs_whose_weights_are_not_of_pi_are_refused_in_lists(stage: str, words: str) -> None:
+    with pytest.raises(NotYetError, match="not yet") as caught:
+        shop(WHOLE, f"[{HALF}, {stage}]")
+    assert f"sample[1].{words}" in str(caught.value)
 
 
 def test_one_problem_has_its_remedy_apart() -> None:
@@ -263,6 +292,13 @@ NOT_YET = [
     ("stratified, by: country, rate: 0.1, rates: {IS: 1.0}", IMPORTANCE, "not yet: weights of importance of labelled"),
     ("rate: 0.1, rates: {IS: 1.0}", FIXED, "not yet: a stratified sample of labelled records"),
     ("seed: 7", "seed: 7, after: labels", "sample.after: not yet"),
+    (WHOLE, f"[{HALF}, {{design: snowball}}]", "sample[1].design: not yet: this design (snowball)"),
+    (WHOLE, f"[{HALF}, {{design: reservoir, {FIXED}}}]", "sample[1].design: not yet: a reservoir sample of labelled"),
+    (
+        WHOLE,
+        f"[{{design: simple, count: 9, window: 1h}}, {HALF}]",
+        "sample[0].count: not yet: a simple sample by",
+    ),
     ("id: impression_id\n", "id: impression_id\n  rekey: true\n", "input.rekey: not yet"),
     ("id: impression_id\n", "id: impression_id\n  match: last\n", "input.match: not yet"),
     ("id: impression_id\n", "id: impression_id\n  explode: items\n", "input.explode: not yet"),

@@ -113,7 +113,6 @@ def plain_target(spec: TrainingSpec, target: TargetSpec, column: TargetColumn, r
 def plain_sampling(spec: TrainingSpec, sampling: SamplingColumns, row: int) -> dict[str, Any]:
     assert spec.sampling is not None
     n, k = int(sampling.n[row]), int(sampling.k[row])
-    stratum = sampling.stratum[row]
     draws, until = int(sampling.draws[row]), int(sampling.until[row])
     return {
         "sample": spec.sampling.sample,
@@ -125,7 +124,7 @@ def plain_sampling(spec: TrainingSpec, sampling: SamplingColumns, row: int) -> d
         "k": null_if(k, k < 0),
         "draws": null_if(draws, draws < 0),
         "until": null_if(until, until < 0),
-        "stratum": None if stratum is None else stratum.decode(errors="replace"),
+        "stratum": text(sampling.stratum[row]),
         "seed": spec.sampling.seed,
         "stages": [
             {
@@ -134,10 +133,17 @@ def plain_sampling(spec: TrainingSpec, sampling: SamplingColumns, row: int) -> d
                 "seed": stage.seed,
                 "probability": number(column.probability[row]),
                 "threshold": number(column.threshold[row]),
+                "n": null_if(int(column.n[row]), int(column.n[row]) < 0),
+                "k": null_if(int(column.k[row]), int(column.k[row]) < 0),
+                "stratum": text(column.stratum[row]),
             }
             for stage, column in zip(spec.sampling.stages, sampling.stages, strict=True)
         ],
     }
+
+
+def text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode(errors="replace")
 
 
 def number(value: Any) -> float | None:
@@ -191,14 +197,19 @@ def cases(draw: st.DrawFn, features: st.SearchStrategy[bytes]) -> Case:
 
     sampling = None
     if spec.sampling is not None:
-        stratum = spans(st.none() | st.binary(max_size=5) | NAMES.map(str.encode))
+        strata = st.none() | st.binary(max_size=5) | NAMES.map(str.encode)
         probability, threshold, weight = (column(NULLABLE, np.float64) for _ in range(3))
         counts = st.integers(-1, 2**63 - 1)
         n, k, draws, until = (column(counts, np.int64) for _ in range(4))
         stages = tuple(
-            StageColumns(column(NULLABLE, np.float64), column(NULLABLE, np.float64)) for _ in spec.sampling.stages
+            StageColumns(
+                *(column(NULLABLE, np.float64), column(NULLABLE, np.float64)),
+                *(column(counts, np.int64), column(counts, np.int64)),
+                spans(strata),
+            )
+            for _ in spec.sampling.stages
         )
-        sampling = SamplingColumns(probability, threshold, stratum, weight, n, k, draws, until, stages)
+        sampling = SamplingColumns(probability, threshold, spans(strata), weight, n, k, draws, until, stages)
     most = 3 if spec.targets and spec.feedback_topics else 0
     start = np.cumsum([0, *draw(st.lists(st.integers(0, most), min_size=rows, max_size=rows))], dtype=np.int64)
     refs = int(start[-1])

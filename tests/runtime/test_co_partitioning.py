@@ -75,6 +75,19 @@ def test_a16_topics_that_are_keyed_by_something_else_are_refused_by_their_orphan
     assert "rekey: true" in words
 
 
+def test_a16_orphans_of_what_an_experts_rule_did_not_take_are_no_sign() -> None:
+    rule = {"design": "judgment", "rule": "country == 'IS'", "version": "1"}
+    for sample in (rule, [{"design": "simple", "rate": 0.999}, rule]):
+        task = OneTask({"sample": sample}, partitions=2)
+        ids = ids_of(0, 10_100)
+        task.play([Event("shown", T0, identity.decode(), {"country": "DE"}) for identity in ids])
+        task.play([Event("clicked", T0, identity.decode()) for identity in ids])
+        task.play([Event(kind, T0 + 3_600_000, f"later-{kind}", {"country": "DE"}) for kind in ("shown", "clicked")])
+        assert task.task.join is not None
+        assert task.task.join.ledger.feedback_counts(0)["orphan"] > 10_000
+        task.task.check_matches()
+
+
 @pytest.mark.parametrize(
     ("resolved", "matched", "rate", "refused"),
     [
