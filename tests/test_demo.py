@@ -182,7 +182,7 @@ class WrittenBy:
             "features": features,
             "targets": {"arrival_delay": label, "cancelled": {**label, "value": "no" if explicit else "yes"}},
             "settled": ["arrival_delay", "cancelled"],
-            "weights": {"sampling": 1.0, "delay": None},
+            "weights": {"sampling": 1.0, "delay": None, "log_odds_offset": None},
             "sampling": None,
             "split": "train",
             "lineage": {"job": "flights", "version": "0", "prediction": place, "feedback": []},

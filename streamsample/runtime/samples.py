@@ -333,7 +333,7 @@ class Samples:
         declared = sample.windows.settings.strata
         for place, name in enumerate((*declared, "other") if len(groups.n) else ()):
             mine = groups.place == place if place < len(declared) else groups.place >= place
-            self._owner.counts[SEPARATOR.join(("sampled", sample.name or "", name, "uncovered"))] += int(
+            self._owner.counts[SEPARATOR.join(("sampled", sample.windows.place.key, name, "uncovered"))] += int(
                 groups.n[mine].sum()
             )
 

@@ -94,7 +94,8 @@ class Worker:
         now = clock.elapsed_ms()
         self.last_turn_ms = now
         self._committed_ms = self._followed_ms = self._trimmed_ms = now
-        self._asked_ms = now - _ASK_MS
+        self._asked_ms = now
+        self._exchanged_ms = now - _ASK_MS
         self._consumer = ColumnarConsumer(
             self._reading,
             group=plan.job.group,
@@ -195,7 +196,7 @@ class Worker:
         ends = self._settings.until_caught_up
         if ends is None or self._restoring or not self._consumer.settled:
             return False
-        if self._clock.elapsed_ms() - self._asked_ms < _ASK_MS:
+        if self._clock.elapsed_ms() - self._exchanged_ms < _ASK_MS:
             return False
         mine = self._consumer.assignment()
         if not mine:
@@ -228,7 +229,10 @@ class Worker:
         """A worker without tasks may yet be given some (a join can end before the topics are known, and a task moves in
         two rounds): it ends when the group has committed all ends. What others leave undone comes to it.
         """
-        self._asked_ms = self._clock.elapsed_ms()
+        now = self._clock.elapsed_ms()
+        if now - self._asked_ms < _ASK_MS:
+            return False
+        self._asked_ms = now
         try:
             self._consumer.group_metadata()
         except FencedError:
@@ -245,7 +249,7 @@ class Worker:
         """
         if self._plan.exchange is None:
             return True
-        self._asked_ms = self._clock.elapsed_ms()
+        self._exchanged_ms = self._clock.elapsed_ms()
         exchange = [TopicPartition(self._plan.exchange, number) for number in range(self._cluster.partitions)]
         return self._all_committed(self._consumer.end_offsets(exchange))
 

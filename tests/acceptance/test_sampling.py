@@ -173,7 +173,7 @@ def test_a_record_says_how_it_was_drawn() -> None:
             "seed": 5,
             "stages": [],
         }
-        assert record["weights"] == {"sampling": 1 / rate, "delay": None}
+        assert record["weights"] == {"sampling": 1 / rate, "delay": None, "log_odds_offset": None}
 
 
 def test_b13_the_split_has_a_salt_of_its_own() -> None:

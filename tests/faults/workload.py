@@ -315,7 +315,7 @@ corrections: {CORRECTIONS_MS}ms"""
             "features": mark if self.encoding == "json" else decode(payload),
             "targets": targets,
             "settled": [target for target, label in zip(WINDOW_MS, labels, strict=True) if label.settled],
-            "weights": {"sampling": 1.0, "delay": None},
+            "weights": {"sampling": 1.0, "delay": None, "log_odds_offset": None},
             "sampling": None,
             "split": None,
             "lineage": {
