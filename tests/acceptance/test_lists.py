@@ -205,6 +205,27 @@ def test_b13_labelled_records_carry_what_all_stages_said_when_they_were_drawn(se
     assert all((labels[event.id] == "explicit") == (int(event.id[1:]) % 2 == 0) for event in some)
 
 
+def test_b9_lists_stand_beside_other_samples_and_each_stage_counts_for_itself() -> None:
+    samples = {"list": [HALF, RESERVOIR], "alone": RESERVOIR, "rates": [HALF, {**HALF, "seed": OTHER}]}
+    task = OneTask({"feedback": None, "targets": None, "samples": samples})
+    task.play(EVENTS[:500]).restarted().play(EVENTS[500:]).play(the_end())
+    records = [each for each in task.records if not each["features"]["id"].startswith("later")]
+    mine = {each["features"]["id"]: each["sampling"] for each in records if each["sampling"]["sample"] == "list"}
+    assert mine == {name: {**one, "sample": "list"} for name, one in of_list(EVENTS, HALF, RESERVOIR).items()}
+    assert len({each["record_id"] for each in task.records}) == len(task.records)
+    called = [place.called for sample in task.task.plan.samples for place in sample.places]
+    lists = ["list[0]: simple", "list[1]: reservoir", "alone: reservoir", "rates[0]: simple", "rates[1]: simple"]
+    assert called == lists
+    counts = {
+        tuple(name.split("\x1f")): count for name, count in task.task.counts.items() if name.startswith("sampled")
+    }
+    for name in ("list", "rates"):
+        shown = {what: counts["sampled", f"samples.{name}[0]", "other", what] for what in ("kept", "dropped")}
+        assert sum(shown.values()) == len(EVENTS) + 1
+    after = sum(counts["sampled", "samples.rates[1]", "other", what] for what in ("kept", "dropped"))
+    assert after == counts["sampled", "samples.rates[0]", "other", "kept"]
+
+
 def test_b11_a_record_that_a_later_stage_cannot_take_names_the_stage() -> None:
     events = [*EVENTS[:30], Event("shown", T0 + 20_000, "bad", {**EVENTS[0].more, "amount": -1})]
     stages = [{**HALF, "rate": 1.0}, {**WEIGHTED, "seed": OTHER}]
