@@ -1,0 +1,54 @@
+"""What a later version brings is refused by name."""
+
+import pytest
+
+from streamsample.errors import NotYetError
+from tests.config.test_load import FIXED, HALF, IMPORTANCE, WHOLE, shop
+
+REPLACED = "{design: weighted, weight: price, replacement: true, k: 9, window: 1h}"
+LATER_IN_LISTS = [
+    (f"{{design: {IMPORTANCE}}}", "target: not yet: a sample by importance in a list"),
+    (REPLACED, "replace"),
+]
+
+
+@pytest.mark.parametrize(("stage", "words"), LATER_IN_LISTS)
+def test_designs_whose_weights_are_not_of_pi_are_refused_in_lists(stage: str, words: str) -> None:
+    with pytest.raises(NotYetError, match="not yet") as caught:
+        shop(WHOLE, f"[{HALF}, {stage}]")
+    assert f"sample[1].{words}" in str(caught.value)
+
+
+NOT_YET = [
+    (
+        "sample: {design",
+        "samples: {x: {design: simple, rate: 0.1}}\n# {",
+        "not yet: several samples of labelled records",
+    ),
+    ("sample: {design", "samples: {x: {design: snowball}}\n# {", "samples.x.design: not yet: this design (snowball)"),
+    ("design: stratified", "design: snowball", "sample.design: not yet: this design (snowball)"),
+    ("stratified, by: country, rate: 0.1, rates: {IS: 1.0}", IMPORTANCE, "not yet: weights of importance of labelled"),
+    ("rate: 0.1, rates: {IS: 1.0}", FIXED, "not yet: a stratified sample of labelled records"),
+    ("seed: 7", "seed: 7, after: labels", "sample.after: not yet"),
+    (WHOLE, f"[{HALF}, {{design: snowball}}]", "sample[1].design: not yet: this design (snowball)"),
+    (WHOLE, f"[{HALF}, {{design: reservoir, {FIXED}}}]", "sample[1].design: not yet: a reservoir sample of labelled"),
+    (
+        WHOLE,
+        f"[{{design: simple, count: 9, window: 1h}}, {HALF}]",
+        "sample[0].count: not yet: a simple sample by",
+    ),
+    ("id: impression_id\n", "id: impression_id\n  rekey: true\n", "input.rekey: not yet"),
+    ("id: impression_id\n", "id: impression_id\n  match: last\n", "input.match: not yet"),
+    ("id: impression_id\n", "id: impression_id\n  explode: items\n", "input.explode: not yet"),
+    ("id: impression_id\n", "id: impression_id\n  registry: x\n", "input.registry: not yet: a schema registry"),
+    ("type: int", "type: int, corrections: 7d", "targets.clicked.corrections: not yet"),
+    ("grace: 5s", "tests: []", "tests: not yet"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "words"), NOT_YET)
+def test_what_a_later_version_brings_is_refused_by_name(old: str, new: str, words: str) -> None:
+    with pytest.raises(NotYetError) as caught:
+        shop(old, new)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
