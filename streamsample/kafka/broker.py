@@ -211,7 +211,7 @@ class LocalBroker:
         if self._log_path is None:
             self._log_path = _new_log() if self._temporary else self._directory / "server.log"
         self._port = self._port or _free_port()
-        self._controller_port = self._controller_port or _free_port()
+        self._controller_port = self._controller_port or _free_port(beside=self._port)
         java, *arguments = _prepare_folder(
             self._directory,
             (self._port, self._controller_port),
@@ -266,7 +266,7 @@ def start_detached(directory: Path | None = None, heap: str = "256m", timeout_se
             return found.bootstrap_servers
         port = DEFAULT_PORT if _is_free(DEFAULT_PORT) else _free_port()
         log_path = folder / "server.log"
-        command = _prepare_folder(folder, (port, _free_port()), heap, {}, timeout_seconds)
+        command = _prepare_folder(folder, (port, _free_port(beside=port)), heap, {}, timeout_seconds)
         before = log_path.stat().st_size if log_path.exists() else 0
         with log_path.open("ab") as log:
             process = subprocess.Popen(
@@ -409,10 +409,12 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _free_port() -> int:
-    """A port that no one listens on, at random, so that processes that ask at the same time get different ones."""
+def _free_port(beside: int | None = None) -> int:
+    """A port that no one listens on, at random, so that processes that ask at the same time get different ones; another
+    than `beside`.
+    """
     for port in random.SystemRandom().sample(FREE_PORTS, 1000):
-        if _is_free(port):
+        if port != beside and _is_free(port):
             return port
     raise KafkaSideError(f"no free port in {FREE_PORTS.start}-{FREE_PORTS.stop - 1} of {HOST}")
 

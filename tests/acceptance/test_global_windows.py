@@ -249,7 +249,7 @@ def test_b7_on_a_broker_any_number_of_workers_draws_the_sample_of_the_topic(make
     assert {record["sampling"]["stratum"] for record in job.records} == set(COUNTRIES)
 
 
-@pytest.mark.parametrize("point", ["after_produce:5", "after_changelog:4", "before_commit:4"])
+@pytest.mark.parametrize("point", ["after_produce:3", "after_changelog:3", "before_commit:2"])
 def test_b8_on_a_broker_a_killed_worker_changes_nothing(make_job: MakeJob, tmp_path: Path, point: str) -> None:
     small = {"kafka.fetch_max_bytes": 4_000, "kafka.max_partition_fetch_bytes": 2_000}
     job = make_job(only(GLOBAL, commit_interval="20ms", **small))

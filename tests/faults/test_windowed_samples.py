@@ -27,7 +27,7 @@ from tests.acceptance.windows import (
 from tests.faults.harness import Worker
 
 SMALL_FETCHES = {"kafka.fetch_max_bytes": 4_000, "kafka.max_partition_fetch_bytes": 2_000}
-POINTS = ["after_produce:2", "before_changelog:3", "after_changelog:4", "after_offsets:3", "before_commit:4"]
+POINTS = ["after_produce:2", "before_changelog:2", "after_changelog:3", "after_offsets:2", "before_commit:2"]
 
 
 def the_end() -> list[Event]:
@@ -89,7 +89,7 @@ def test_b8_samples_side_by_side_killed_at_random(make_job: MakeJob, tmp_path: P
     job, events, chance = make_job({**changes, **SMALL_FETCHES}), shown(1_200), random.Random(15)
     job.publish(events)
     job.later(the_end())
-    for number, point in enumerate(("after_changelog:3", "before_commit:6")):
+    for number, point in enumerate(("after_changelog:3", "before_commit:2")):
         worker = Worker(job.path, tmp_path / f"crash-{number}", ["--until-caught-up"], crash_at=point)
         assert worker.ends() == -signal.SIGKILL, worker.log
     worker = Worker(job.path, tmp_path / "killed", [])
