@@ -43,6 +43,7 @@ _RESTORE_POLL_MS = 20
 _FOLLOW_MS = 3_000
 _TRIM_MS = 30_000
 _ASK_MS = 500
+_EXCHANGE_MS = 100
 _FAILURES_MAX = 20
 _BACKOFF_MS_MAX = 5_000
 _RETRIABLE = (TransactionFailedError, UnreachableError, LocalStateError)
@@ -95,7 +96,7 @@ class Worker:
         self.last_turn_ms = now
         self._committed_ms = self._followed_ms = self._trimmed_ms = now
         self._asked_ms = now
-        self._exchanged_ms = now - _ASK_MS
+        self._exchanged_ms = now - _EXCHANGE_MS
         self._consumer = ColumnarConsumer(
             self._reading,
             group=plan.job.group,
@@ -196,7 +197,7 @@ class Worker:
         ends = self._settings.until_caught_up
         if ends is None or self._restoring or not self._consumer.settled:
             return False
-        if self._clock.elapsed_ms() - self._exchanged_ms < _ASK_MS:
+        if self._clock.elapsed_ms() - self._exchanged_ms < _EXCHANGE_MS:
             return False
         mine = self._consumer.assignment()
         if not mine:
