@@ -217,6 +217,8 @@ class Report:
             metrics.filtered.labels(*labels).inc(count)
         elif kind == "tombstones":
             metrics.tombstones.labels(*labels).inc(count)
+        elif kind == "thinned" and self._plan.job.thin is not None:
+            metrics.sampled.labels(f"thinned by {self._plan.job.thin.by}", *labels).inc(count)
         elif kind == "sampled":
             name, *rest = labels
             for sample in self._plan.samples:

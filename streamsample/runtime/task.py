@@ -301,7 +301,14 @@ class Task:
         for spec, labels in zip(self.plan.spec.targets, settled.targets, strict=True):
             self._output.delays.append((spec.name, labels.delay_ms[labels.explicit & (settled.state == FINAL)]))
         idle = settled.settled_at >= self.watermark.value_without_idle
-        self.emit(self._records.of_settled(settled, self.partition, idle), settled.ts)
+        thinned = None if self.plan.thinning is None else self.plan.thinning.thin(settled)
+        times = settled.ts
+        if thinned is not None:
+            times = thinned.settled.ts
+            for label, (kept, dropped) in thinned.decided.items():
+                self.counts[SEPARATOR.join(("thinned", label, "kept"))] += kept
+                self.counts[SEPARATOR.join(("thinned", label, "dropped"))] += dropped
+        self.emit(self._records.of_settled(settled, self.partition, idle, thinned), times)
 
     def check_matches(self) -> None:
         """Raises TopicError when nearly no feedback finds its prediction (A16)."""

@@ -25,7 +25,8 @@ from streamsample.sampling.design import unit_hash
 @dataclass(frozen=True, slots=True)
 class Thinned:
     """Settled rows of which n are left. rows: int64[n], which; fresh: bool[n], whose first record this is, although the
-    label was known before; probability: π of the label, float64[n]; label: as text, n spans.
+    label was known before; probability: π of the label, float64[n]; label: as text, n spans. decided: of the rows that
+    closed, by each label that has a rate and all others as `other`, how many were kept and how many dropped.
     """
 
     settled: Settled
@@ -33,6 +34,7 @@ class Thinned:
     fresh: Bools
     probability: Float64s
     label: Spans
+    decided: dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,32 +53,39 @@ class Thinning:
     def thin(self, settled: Settled) -> Thinned:
         """The records that are left of `settled`."""
         u = unit_hash(settled.ids, self.seed)
-        new, text = self._rates(settled.targets[self.target])
+        new, code, text = self._rates(settled.targets[self.target])
         now = u < new
         if settled.before:
-            old, _ = self._rates(settled.before[self.target])
+            old, *_ = self._rates(settled.before[self.target])
             was = (settled.revision > 0) & (u < old)
         else:
             old, was = new, np.zeros(len(settled), np.bool_)
         retracted = settled.state == RETRACT
         now &= ~retracted
         rows = np.flatnonzero(now | was)
+        closing = settled.state == FINAL
+        counts = [np.bincount(code[closing & which], minlength=len(self.rates) + 1).tolist() for which in (now, ~now)]
+        decided = dict(zip((*self.rates, "other"), zip(*counts, strict=True), strict=True))
         state = np.where(now, settled.state, np.int8(RETRACT)).astype(np.int8)
         fresh = now & ~was & (settled.revision > 0)
         state[fresh & (settled.state == CORRECT)] = FINAL
         left = replace(settled.take(rows), state=state[rows])
         probability = np.where(now, new, old)[rows]
-        return Thinned(left, rows, fresh[rows], probability, text.take(rows))
+        return Thinned(left, rows, fresh[rows], probability, text.take(rows), decided)
 
-    def _rates(self, columns: TargetColumns) -> tuple[Float64s, Spans]:
-        """The rate of each label, 0 where there is none yet, and the label as text."""
+    def _rates(self, columns: TargetColumns) -> tuple[Float64s, Int64s, Spans]:
+        """Of each label its rate, 0 where there is no label yet, its place in `rates`, behind all for others, and the
+        label as text.
+        """
         known = columns.settled | columns.explicit
         bits, which = np.unique(columns.bits, return_inverse=True)
-        names = [self.codes[value] if self.codes else str(value) for value in bits.tolist()]
-        rates = np.array([*(self.rates.get(name, self.other) for name in names), self.rates.get(NO_LABEL, self.other)])
-        place = np.where(columns.valid, which, len(names))
-        texts = Spans.of([*(name.encode() for name in names), NO_LABEL.encode()])
-        return np.where(known, rates[place], 0.0), texts.take(place)
+        names = [self.codes[value] if self.codes else str(value) for value in bits.tolist()] + [NO_LABEL]
+        rates = np.array([self.rates.get(name, self.other) for name in names])
+        declared = list(self.rates)
+        codes = np.array([declared.index(name) if name in self.rates else len(declared) for name in names])
+        place = np.where(columns.valid, which, len(names) - 1)
+        texts = Spans.of([name.encode() for name in names])
+        return np.where(known, rates[place], 0.0), codes[place], texts.take(place)
 
 
 def thinning_of(job: Job) -> Thinning | None:

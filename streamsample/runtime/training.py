@@ -78,11 +78,10 @@ class TrainingRecords:
         # No job's name has a slash.
         self._ids = RecordIds(plan.job.name if sample.name is None else f"{plan.job.name}/{sample.name}")
 
-    def of_settled(self, settled: Settled, partition: int, idle: Bools) -> Encoded:
+    def of_settled(self, settled: Settled, partition: int, idle: Bools, thinned: Thinned | None = None) -> Encoded:
         """The records of rows that closed, or whose label became known or changed. idle: bool[m], where only a silent
-        topic's time-out let them.
+        topic's time-out let them; thinned: what is left of them.
         """
-        thinned = None if self._plan.thinning is None else self._plan.thinning.thin(settled)
         if thinned is not None:
             settled, idle = thinned.settled, idle[thinned.rows]
         features, said = unpacked(settled.payload, len(self._sample.draws))

@@ -145,6 +145,19 @@ def test_a8_a_backfill_writes_the_bytes_of_the_live_job_and_touches_nothing_of_i
     assert written(job, "again") == again
 
 
+def test_a8_a_backfill_thins_as_the_live_job_does(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "impression.avsc").write_text(json.dumps(IMPRESSION))
+    avro_input = {"input.format": "avro", "input.schema_file": "impression.avsc"}
+    job = make_job({**avro_input, **SMALL, "thin": {"by": "clicked", "rates": {0: 0.3}, "offset": "log_odds"}})
+    publish(job, traffic(), "avro")
+    the_end(job, "avro")
+    job.run()
+    backfill(job, "again")
+    again = written(job, "again")
+    assert again == in_range(job)
+    assert 30 < len(again) < 150
+
+
 def test_a8_ranges_side_by_side_are_the_whole(make_job: MakeJob) -> None:
     job = make_job(orders, partitions=1)
     publish(job, traffic(2))

@@ -48,7 +48,12 @@ def of_ours(task: OneTask) -> list[dict[str, Any]]:
 
 
 def test_records_are_thinned_by_their_label_and_say_so() -> None:
-    records = of_ours(played({"thin": THIN}))
+    task = played({"thin": THIN})
+    records = of_ours(task)
+    counts = {tuple(name.split("\x1f"))[1:]: count for name, count in task.task.counts.items() if "thinned" in name}
+    assert sum(counts.values()) >= COUNT
+    assert counts["0", "kept"] >= len([name for name, pi in wanted({0: 0.2}).items() if pi == 0.2]) > 40
+    assert counts["other", "kept"], counts["other", "dropped"] == (COUNT // 4, 0)
     assert {record["features"]["id"]: record["sampling"]["probability"] for record in records} == wanted({0: 0.2})
     for record in records:
         label = record["targets"]["clicked"]["value"]
