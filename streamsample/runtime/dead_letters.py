@@ -13,7 +13,8 @@ from streamsample.runtime.source import Rejected
 
 _RECORD_OVERHEAD_BYTES = 1024
 _JUDGED_MIN = 100_000
-_PREFIX = "streamsample.errors."
+PREFIX = "streamsample.errors."
+"""Of the headers that say why a record is a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +39,19 @@ def letters_of(rejected: Rejected, now_ms: int, message_bytes_max: int) -> Lette
     own = [
         encode_headers(
             [
-                (f"{_PREFIX}topic", batch.topic.encode()),
-                (f"{_PREFIX}partition", b"%d" % batch.partition),
-                (f"{_PREFIX}offset", b"%d" % offset),
-                (f"{_PREFIX}stage", rejected.stage.encode()),
-                (f"{_PREFIX}class", rejected.reason.encode()),
-                (f"{_PREFIX}message", rejected.message.encode()),
+                (f"{PREFIX}topic", batch.topic.encode()),
+                (f"{PREFIX}partition", b"%d" % batch.partition),
+                (f"{PREFIX}offset", b"%d" % offset),
+                (f"{PREFIX}stage", rejected.stage.encode()),
+                (f"{PREFIX}class", rejected.reason.encode()),
+                (f"{PREFIX}message", rejected.message.encode()),
             ]
         )
         for offset in batch.offsets.tolist()
     ]
     cut = _cut(batch, np.array([len(headers) for headers in own], np.int64), message_bytes_max)
     for row in np.flatnonzero(cut.was_cut).tolist():
-        own[row] += encode_headers([(f"{_PREFIX}cut", b"%d" % cut.original_bytes[row])])
+        own[row] += encode_headers([(f"{PREFIX}cut", b"%d" % cut.original_bytes[row])])
     return Letters(
         timestamps=np.full(len(batch), now_ms, np.int64),
         keys=cut.keys,

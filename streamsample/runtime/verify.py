@@ -24,6 +24,7 @@ from streamsample.kafka.wire_decode import decode_headers
 from streamsample.records import Int64s
 from streamsample.runtime.audit import Audit
 from streamsample.runtime.composed import sampling_of
+from streamsample.runtime.dead_letters import PREFIX
 from streamsample.runtime.draws import WindowDraw
 from streamsample.runtime.exchange import Message
 from streamsample.runtime.plan import Plan, SamplePlan, plan_of
@@ -34,7 +35,6 @@ from streamsample.runtime.state import schema_name
 from streamsample.runtime.training import Encoded
 
 _EXAMPLES = 10
-_PREFIX = "streamsample.errors."
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +160,10 @@ def _refused(job: Job, admin: TopicAdmin, clock: Clock) -> Iterator[_Refused]:
     for batch in batches_of(job, admin, job.dead_letters_topic, clock):
         for row in range(len(batch)):
             said = {name: value or b"" for name, value in decode_headers(batch.headers[row])}
-            if said.get(f"{_PREFIX}topic") == job.input.topic.encode():
-                late = said.get(f"{_PREFIX}class") == b"late" and said.get(f"{_PREFIX}stage") == b"sample"
-                partition, offset = (int(said[f"{_PREFIX}{name}"]) for name in ("partition", "offset"))
-                yield _Refused(partition, offset, said[f"{_PREFIX}message"].decode(), late)
+            if said.get(f"{PREFIX}topic") == job.input.topic.encode():
+                late = said.get(f"{PREFIX}class") == b"late" and said.get(f"{PREFIX}stage") == b"sample"
+                partition, offset = (int(said[f"{PREFIX}{name}"]) for name in ("partition", "offset"))
+                yield _Refused(partition, offset, said[f"{PREFIX}message"].decode(), late)
 
 
 def _written(
@@ -261,22 +261,23 @@ class _Derivation:
         self._verdict.shown += len(events.rows)
         if not len(events.rows):
             return
-        taking, samples = self._task(events.batch.partition)
+        samples = self._samples_of(events.batch.partition)
         if self._labelled:
             self._note_kept(samples, events)
         else:
             samples.on_events(events)
-        taking.partition = events.batch.partition
 
-    def _task(self, partition: int) -> tuple[_Taking, Samples]:
+    def _samples_of(self, partition: int) -> Samples:
+        """What a partition's records are shown to; it takes them as of that partition."""
         number = partition if self._by_partition else 0
         if number not in self._tasks:
             taking = _Taking()
             schemas = [schema_name(schema) for schema in self._plan.input.projector.schemas]
             settings = TaskSettings(1, 2**31 - 1, 0)
             self._tasks[number] = (taking, Samples(self._alone, taking, settings, schemas))
-        self._tasks[number][0].partition = partition
-        return self._tasks[number]
+        taking, samples = self._tasks[number]
+        taking.partition = partition
+        return samples
 
     def _note_kept(self, samples: Samples, events: Events) -> None:
         """With labels, when and whether a record is written is the join's to say; its draw is not."""

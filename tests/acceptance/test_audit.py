@@ -10,10 +10,10 @@ import pytest
 from streamsample.runtime.audit import Audit, chi_square
 from streamsample.runtime.task import Output
 from tests.acceptance.cluster import MakeJob
-from tests.acceptance.timelines import Event, OneTask, later
-from tests.acceptance.windows import COUNTRIES, RESERVOIR, WEIGHTED, WINDOW, only, shown
+from tests.acceptance.timelines import Event, OneTask
+from tests.acceptance.windows import COUNTRIES, RESERVOIR, WEIGHTED, WINDOW, only, shown, the_end
 
-END = [Event("shown", event.at, event.id, {"country": "IS", "amount": 1}) for event in later("1h", ["shown"])]
+END = the_end()
 STRATIFIED = {"design": "stratified", "by": "country", "rate": 0.1, "rates": {"IS": 0.5}, "seed": 3}
 
 

@@ -13,7 +13,7 @@ import pytest
 from streamsample.errors import StateError
 from streamsample.runtime.task import FIRST_EVENT
 from tests.acceptance.cluster import MakeJob, OnBroker
-from tests.acceptance.timelines import T0, Event, OneTask, later
+from tests.acceptance.timelines import T0, Event, OneTask
 from tests.acceptance.windows import (
     COUNTRIES,
     GLOBAL,
@@ -30,6 +30,7 @@ from tests.acceptance.windows import (
     only,
     shown,
     snapshots,
+    the_end,
 )
 from tests.faults.harness import Worker
 
@@ -89,10 +90,6 @@ class Tasks:
         return {name: sampling for name, sampling in found.items() if not name.startswith("later")}
 
 
-def the_end(place: int = 0) -> list[Event]:
-    return [Event("shown", event.at, f"later {place}", {"country": "IS", "amount": 1}) for event in later("1h", [""])]
-
-
 @DESIGNS
 def test_b4_b7_any_assignment_order_and_restarts_give_the_sample_of_all(design: dict[str, Any]) -> None:
     events = shown(900)
@@ -111,7 +108,7 @@ def test_b4_b7_any_assignment_order_and_restarts_give_the_sample_of_all(design: 
                 tasks.play(number, mine, restarted=chance.random() < 0.3)
             tasks.deliver(chance.randrange(partitions), chance.randrange(1, 9))
         for number in range(partitions):
-            tasks.play(number, the_end(number), restarted=number % 2 == 0)
+            tasks.play(number, the_end(f"later {number}"), restarted=number % 2 == 0)
         tasks.deliver_all(3)
         assert tasks.said == wanted
         for task in tasks.tasks:
@@ -131,7 +128,7 @@ def test_b3_b4_one_task_owns_the_sample_of_everything_since_the_start() -> None:
                 tasks.play(number, events[at : at + 50][number::partitions], restarted=at % 200 == 0)
             tasks.deliver_all(2)
         for number in range(partitions):
-            tasks.play(number, the_end(number))
+            tasks.play(number, the_end(f"later {number}"))
         tasks.deliver_all()
         records = [record for task in tasks.tasks for record in task.records]
         said = {(one["sampling"]["until"], one["features"]["id"]): one["sampling"] for one in records}
@@ -149,7 +146,7 @@ def test_b7_several_samples_of_all_partitions_share_one_exchange() -> None:
             tasks.play(number, events[at : at + 100][number::2], restarted=True)
         tasks.deliver_all(3)
     for number in range(2):
-        tasks.play(number, the_end(number))
+        tasks.play(number, the_end(f"later {number}"))
     tasks.deliver_all()
     records = [record for task in tasks.tasks for record in task.records]
     assert len({record["record_id"] for record in records}) == len(records)
@@ -166,7 +163,7 @@ def test_a_window_waits_for_every_partition_also_for_one_without_records() -> No
     tasks.play(0, events[0::2])
     tasks.play(1, events[1::2])
     for number in (0, 1):
-        tasks.play(number, the_end(number))
+        tasks.play(number, the_end(f"later {number}"))
     tasks.deliver_all()
     assert tasks.said == {}
     tasks.tasks[2].caught_up("shown")  # it is idle: its topic has come far, and so it has
@@ -187,7 +184,7 @@ def test_b10_n_is_of_all_partitions_and_counted_once_where_a_part_is_cut() -> No
     tasks = Tasks(design, 2, 300)
     for number in range(2):
         tasks.play(number, events[number::2])
-        tasks.play(number, the_end(number))
+        tasks.play(number, the_end(f"later {number}"))
     assert max(map(len, tasks.waiting.values())) > 3
     tasks.deliver_all()
     assert tasks.said == drawn(events, design)
@@ -319,7 +316,7 @@ def test_a19_a_partition_of_which_nothing_is_left_is_covered_from_where_its_topi
     tasks.tasks[1].turn()
     tasks.tasks[1].restarted()
     for number in (0, 1):
-        tasks.play(number, [*events[150 + number :: 2], *the_end(number)])
+        tasks.play(number, [*events[150 + number :: 2], *the_end(f"later {number}")])
     tasks.deliver_all()
     whole = [event for event in events if event.at // WINDOW * WINDOW >= events[149].at + GRACE]
     assert tasks.said == drawn(whole, GLOBAL)

@@ -12,8 +12,8 @@ import pytest
 
 from streamsample.sampling import StratifiedReservoir
 from tests.acceptance.test_global_windows import Tasks
-from tests.acceptance.timelines import T0, Event, OneTask, later
-from tests.acceptance.windows import SEED, WINDOW, K, only, shown
+from tests.acceptance.timelines import T0, Event, OneTask
+from tests.acceptance.windows import SEED, WINDOW, K, only, shown, the_end
 
 GENRES = ("crime", "drama", "noir", "war")
 EACH = {
@@ -80,11 +80,6 @@ def said(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def the_end(place: int = 0) -> list[Event]:
-    more = {"genres": ["war"], "amount": 1, "country": "IS"}
-    return [Event("shown", event.at, f"later {place}", more) for event in later("1h", [""])]
-
-
 @DESIGNS
 def test_b10_a_record_of_several_strata_is_sampled_once_with_the_largest_threshold(design: dict[str, Any]) -> None:
     events, chance = films(900), random.Random(1)
@@ -96,7 +91,7 @@ def test_b10_a_record_of_several_strata_is_sampled_once_with_the_largest_thresho
             if task.task.windows is not None and begin == cuts[2]:
                 task.task.windows.rewrite()
             task.restarted()
-        task.play(the_end())
+        task.play(the_end(genres=["war"]))
         assert said(task.records) == found
         assert task.dead == []
     assert len(found) > 100
@@ -107,7 +102,7 @@ def test_b10_a_record_of_several_strata_is_sampled_once_with_the_largest_thresho
 
 def test_b10_every_stratum_has_its_k_among_the_records() -> None:
     events = films(600)
-    task = OneTask(only(EACH)).play(events).play(the_end())
+    task = OneTask(only(EACH)).play(events).play(the_end(genres=["war"]))
     kept = set(said(task.records))
     windows: dict[tuple[int, str], list[str]] = defaultdict(list)
     for event in events:
@@ -127,7 +122,9 @@ def test_b4_b10_the_sample_of_all_partitions_is_that_of_one(design: dict[str, An
     tasks = Tasks({**design, "scope": "global"}, 3, 900)
     for number in range(3):
         tasks.play(number, events[number::3][:150], restarted=True)
-        tasks.play(number, [*events[number::3][150:], *the_end(number)], restarted=number == 1)
+        tasks.play(
+            number, [*events[number::3][150:], *the_end(f"later {number}", genres=["war"])], restarted=number == 1
+        )
     tasks.deliver_all(3)
     assert said([record for task in tasks.tasks for record in task.records]) == wanted(events, design)
 
@@ -138,7 +135,7 @@ def test_b14_the_strata_of_a_record_share_their_places_whatever_their_number() -
     task = OneTask(only(EACH, **{"limits.strata_max": 10})).play([crowd, *films(200)])
     assert task.task.windows is not None
     assert task.task.windows.held <= 4 * (10 + len(GENRES)) * (K + 1) * task.task.windows.open_windows
-    task.restarted().play(the_end())
+    task.restarted().play(the_end(genres=["war"]))
     assert sum(record["features"]["id"] == "crowd" for record in task.records) <= 1
 
 
@@ -148,5 +145,5 @@ def test_b11_a_record_without_strata_and_a_late_one_are_one_dead_letter_each() -
     assert task.reasons == ["missing_stratum_or_unit"]
     assert task.dead[0].why("offset") == "60"
     assert "(sample.by)" in task.dead[0].why("message")
-    task.play(the_end()).play([Event("shown", T0 + WINDOW, "late", {"genres": ["war", "noir", "war"]})])
+    task.play(the_end(genres=["war"])).play([Event("shown", T0 + WINDOW, "late", {"genres": ["war", "noir", "war"]})])
     assert task.reasons[1:] == ["late"]

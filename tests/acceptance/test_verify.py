@@ -14,16 +14,12 @@ from streamsample.kafka.topics import TopicAdmin
 from streamsample.runtime.verify import Span, Verdict, parse_span, verify
 from tests.acceptance.cluster import MakeJob, OnBroker, Raw
 from tests.acceptance.timelines import T0, Event, later
-from tests.acceptance.windows import GLOBAL, RESERVOIR, WEIGHTED, WINDOW, drawn, only, shown
+from tests.acceptance.windows import GLOBAL, RESERVOIR, WEIGHTED, WINDOW, drawn, only, shown, the_end
 
 EVENTS = shown(1_500)
 ALL = f"{moment_text(T0)}..{moment_text(T0 + 3_600_000)}"
 HEAVY = {**WEIGHTED, "scope": "global"}
 SIMPLE = {"design": "simple", "rate": 0.2, "seed": 3}
-
-
-def the_end() -> list[Event]:
-    return [Event("shown", event.at, event.id, {"country": "IS", "amount": 1}) for event in later("1h", ["shown"])]
 
 
 def ran(job: OnBroker) -> OnBroker:

@@ -18,7 +18,7 @@ from streamsample.sampling import (
     WithReplacement,
     probability_ratios,
 )
-from tests.acceptance.timelines import T0, Event
+from tests.acceptance.timelines import T0, Event, later
 
 WINDOW, GRACE, K, SEED = 10_000, 1_000, 4, 5
 COUNTRIES = ("DE", "FR", "IS")
@@ -69,6 +69,12 @@ def shown(count: int, every_ms: int = 97, first: int = 0) -> list[Event]:
         )
         for number in range(first, first + count)
     ]
+
+
+def the_end(name: str = "later", **more: Any) -> list[Event]:
+    """A prediction an hour later, with every field that a design may want: all windows close."""
+    fields = {"country": "IS", "amount": 1, "p": 1, "q": 1, **more}
+    return [Event("shown", event.at, name, fields) for event in later("1h", ["shown"])]
 
 
 def drawn(

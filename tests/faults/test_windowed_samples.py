@@ -12,7 +12,7 @@ import pytest
 
 from tests.acceptance.cluster import MakeJob, OnBroker
 from tests.acceptance.cluster import make_job as make_job  # a fixture
-from tests.acceptance.timelines import Event, later
+from tests.acceptance.timelines import Event
 from tests.acceptance.windows import (
     NEYMAN,
     REPLACED,
@@ -23,18 +23,12 @@ from tests.acceptance.windows import (
     only,
     shown,
     snapshots,
+    the_end,
 )
 from tests.faults.harness import Worker
 
 SMALL_FETCHES = {"kafka.fetch_max_bytes": 4_000, "kafka.max_partition_fetch_bytes": 2_000}
 POINTS = ["after_produce:2", "before_changelog:2", "after_changelog:3", "after_offsets:2", "before_commit:2"]
-
-
-def the_end() -> list[Event]:
-    return [
-        Event(event.kind, event.at, event.id, {"country": "IS", "amount": 1, "p": 1, "q": 1})
-        for event in later("1h", ["shown"])
-    ]
 
 
 def check(job: OnBroker, events: list[Event]) -> None:
