@@ -27,17 +27,19 @@ _FENCED = "Fencing broker 1"
 _FENCE_SECONDS = 30
 """Once the controller runs. One that was killed before it had registered is not fenced, and need not be."""
 _CLEAN = ".kafka_cleanshutdown"
+_METADATA = "__cluster_metadata-0"
 _STOP_SECONDS = 15
 _SETTINGS: Mapping[str, str] = {
     "process.roles": "controller",
     "broker.session.timeout.ms": "200",
     "broker.heartbeat.interval.ms": "100",
+    "metadata.max.idle.interval.ms": "50",  # each adds a record to the metadata's log
 }
 
 
 def was_killed(data: Path) -> bool:
     """Whether the broker of this data folder did not end in good order."""
-    return (data / "__cluster_metadata-0").exists() and not (data / _CLEAN).exists()
+    return (data / _METADATA).exists() and not (data / _CLEAN).exists()
 
 
 def fence_killed(java: Sequence[str], settings: Mapping[str, str], folder: Path, timeout_seconds: float) -> None:
@@ -59,7 +61,8 @@ def fence_killed(java: Sequence[str], settings: Mapping[str, str], folder: Path,
     try:
         pid = int(controller.stdout.readline() or 0)
         wait_for_line(log_path, 0, READY, lambda: controller.poll() is None, timeout_seconds)
-        wait(lambda: _FENCED in log_path.read_text(errors="replace"), _FENCE_SECONDS)
+        if wait(lambda: _FENCED in log_path.read_text(errors="replace"), _FENCE_SECONDS):
+            _wait_until_written(Path(settings["log.dirs"]) / _METADATA, timeout_seconds)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         controller.wait(_STOP_SECONDS)
@@ -67,6 +70,24 @@ def fence_killed(java: Sequence[str], settings: Mapping[str, str], folder: Path,
         controller.kill()  # and so what it keeps
         controller.wait()
         controller.stdout.close()
+
+
+def _wait_until_written(metadata: Path, timeout_seconds: float) -> None:
+    """Until what the controller has decided by now is in its log.
+
+    It says that it fences before it writes so, and a stop in between loses the record. Records are written in order:
+    the log has grown by one that may have been under way before, and by one more.
+    """
+
+    def grown() -> Callable[[], bool]:
+        before = size()
+        return lambda: size() > before
+
+    def size() -> int:
+        return sum(path.stat().st_size for path in metadata.glob("*.log"))
+
+    for _ in range(2):
+        wait(grown(), timeout_seconds)
 
 
 def kept(command: Sequence[str], remove: str = "") -> list[str]:

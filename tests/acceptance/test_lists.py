@@ -119,7 +119,7 @@ def test_b4_b13_what_earlier_stages_said_goes_with_a_record_to_the_windows_owner
         tasks.play(number, EVENTS[number::3][:200], restarted=True)
         tasks.play(number, EVENTS[number::3][200:])
     for number in range(3):
-        tasks.play(number, the_end(number), restarted=number == 1)
+        tasks.play(number, the_end(f"later {number}"), restarted=number == 1)
     tasks.deliver_all(3)
     assert tasks.said == of_list(EVENTS, first, last)
 
