@@ -67,7 +67,8 @@ def backfilling(job: Job, backfill: Backfill) -> Job:
             f"--output-topic: {topic} is another topic of the job already", remedy="name a topic of its own"
         )
     for path, sample in job.designs:
-        endless = next((key for key in ("count", "every_ms", "records") if getattr(sample, key) is not None), None)
+        keys = ("count", "every_ms", "records", "hops")
+        endless = next((key for key in keys if getattr(sample, key) is not None), None)
         if endless is not None:
             raise NotYetError(
                 f"{key_name((*path, endless.removesuffix('_ms')))}: not yet: a backfill of a sample that depends on "

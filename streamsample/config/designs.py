@@ -48,6 +48,19 @@ _BY_RATE: Final = {
 _JUDGMENT: Final = Form(
     "judgment sample",
     {"rule": "rule: <expression>", "version": "version: <what the rule is called>"},
+    ("by", "strata"),
+    estimator="none",
+)
+_SNOWBALL: Final = Form(
+    "snowball sample",
+    {
+        "from": "from: <field>",
+        "to": "to: <field>",
+        "seeds": "seeds: [<id>, <id>]",
+        "hops": "hops: 2",
+        "frontier_max": "frontier_max: 100000",
+    },
+    ("by", "strata"),
     estimator="none",
 )
 _BY_COUNT: Final = Form("simple sample by count", {"count": "count: 1000", "window": WINDOW}, ("first_rate",))
@@ -82,6 +95,7 @@ _RESAMPLED: Final = replace(
 ELSEWHERE: Final = {
     "rule": "set design: judgment",
     "version": "set design: judgment",
+    **dict.fromkeys(("from", "to", "seeds", "hops", "frontier_max"), "set design: snowball"),
     "replacement": "set design: weighted, with a window",
     "target": "set design: importance",
     "proposal": "set design: importance",
@@ -102,7 +116,7 @@ ELSEWHERE: Final = {
     "window": "give one of window, every and records",
     "every": "set design: reservoir or weighted, without window and records",
     "records": "set design: reservoir or weighted, without window and every",
-    "scope": "a count of records is one of each partition",
+    "scope": "a count of records, and what a relation reaches, are of each partition",
     "rate": "give k, or set design: simple",
 }
 """Where a key belongs that means nothing where it is given."""
@@ -117,8 +131,8 @@ _SPANS: Final = {
 
 def form_of(design: str, given: Container[str]) -> Form:
     """The form that a design has with the keys that are given."""
-    if design == "judgment":
-        return _JUDGMENT
+    if design in ("judgment", "snowball"):
+        return _JUDGMENT if design == "judgment" else _SNOWBALL
     if design == "importance":
         return _RESAMPLED if "k" in given else _KEPT
     if design == "weighted" and "replacement" in given:

@@ -158,6 +158,8 @@ def _input_fields(job: Job, schemas: list[AvroFields], checks: _SourceChecks) ->
             yield from checks.expression(sample.rule, (*path, "rule"), None)
         for key in ("of", "target", "proposal"):
             yield from checks.columns(getattr(sample, key), (*path, key), "double")
+        yield from checks.columns(sample.from_, (*path, "from"), "identity")
+        yield from checks.columns(sample.to, (*path, "to"), "identity")
     if job.split is not None:
         yield from checks.columns(job.split.by, ("split", "by"), "identity")
     if job.features is not None:

@@ -136,9 +136,15 @@ def _sample(job: Job, sample: Sample) -> dict[str, Any]:
         "seed": sample.seed,
         **({"ratio": [described(sample.target), described(sample.proposal)]} if sample.target is not None else {}),
         **({"rule": [sample.rule, sample.version]} if sample.rule is not None else {}),
+        **({"snowball": _snowball(sample)} if sample.hops is not None else {}),
         **({"count": [sample.count, sample.window_ms, sample.first_rate]} if sample.count else {}),
         **_windows(job, sample),
     }
+
+
+def _snowball(sample: Sample) -> list[Any]:
+    """What decides a snowball sample; in whatever order its seeds are named."""
+    return [described(sample.from_), described(sample.to), sorted(sample.seeds), sample.hops, sample.frontier_max]
 
 
 def _windows(job: Job, sample: Sample) -> dict[str, Any]:

@@ -47,10 +47,10 @@ def _job(document: Document, directory: Path) -> Job:
     context = {"directory": directory}
     later = list(refused(document.tree))
     for found in later:
-        _remove(document.tree, found.covers)
+        _remove(document.tree, found.path)
     # Of what is already refused nothing more is to be said: it is not in the tree any more, or not as it was meant.
-    said = [found.covers for found in later] + [problem.path for problem in document.problems]
-    problems = document.problems + [found.problem for found in later]
+    problems = document.problems + later
+    said = [problem.path for problem in problems]
     try:
         job = Job.model_validate(document.tree, context=context)
     except ValidationError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from streamsample.config.problems import KeyPath, Problem
 
@@ -13,25 +13,12 @@ from streamsample.config.problems import KeyPath, Problem
 class NotYet:
     """A setting of a later version.
 
-    when: which values are meant. remedy: what can be done today. whole_section: nothing else of the section makes
-    sense then.
+    when: which values are meant. remedy: what can be done today.
     """
 
     what: str
     remedy: str | None = None
     when: Callable[[Any], bool] = lambda value: True
-    whole_section: bool = False
-
-
-class Found(NamedTuple):
-    """A refusal, and the part of the tree that must not be looked at any more."""
-
-    problem: Problem
-    covers: KeyPath
-
-
-def _is(*words: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and value in words
 
 
 def _is_list(value: Any) -> bool:
@@ -39,12 +26,13 @@ def _is_list(value: Any) -> bool:
 
 
 _DESIGNS = (
-    "this version has simple, stratified, reservoir, weighted, recency, importance, convenience, quota and judgment"
+    "this version has simple, stratified, reservoir, weighted, recency, importance, convenience, quota, judgment and "
+    "snowball"
 )
 _COMPUTED = NotYet("expressions here", "filter or compute before the topic")
 _LATER_DESIGN = (
     *("size", "target_count", "weights", "decay"),
-    *("order", "quota", "budget", "hops", "seeds"),
+    *("order", "quota", "budget"),
 )
 
 _WHERE = NotYet("where at this place", "set it on the input or on the feedback")
@@ -71,14 +59,6 @@ _TABLE: dict[str, NotYet] = {
     "explode": _INPUT["explode"],
     "tests": NotYet("test timelines"),
     "timelines": NotYet("test timelines"),
-    "sample.design": NotYet(
-        "this design",
-        _DESIGNS,
-        _is(
-            "snowball",
-        ),
-        whole_section=True,
-    ),
     "sample.where": _WHERE,
     "sample.after": NotYet("another design than rates after the labels", "write thin: {by: <target>, rates: {...}}"),
     "features.where": _COMPUTED,
@@ -100,27 +80,18 @@ def settings() -> list[str]:
     return sorted(_TABLE)
 
 
-def refused(tree: Any) -> Iterator[Found]:
+def refused(tree: Any) -> Iterator[Problem]:
     """All settings of later versions that `tree` uses."""
     yield from _refused(tree, ())
 
 
-def _refused(value: Any, path: KeyPath) -> Iterator[Found]:
+def _refused(value: Any, path: KeyPath) -> Iterator[Problem]:
     entry = _TABLE.get(_pattern(path))
     if entry is not None and entry.when(value):
-        what = f"not yet: {entry.what}"
-        if entry.what.startswith("this "):  # the value says what it is
-            what += f" ({value})"
-        yield Found(Problem(path, what, entry.remedy, not_yet=True), path[:-1] if entry.whole_section else path)
-        return
-    if isinstance(value, dict):
-        inner = [found for key, item in value.items() for found in _refused(item, (*path, key))]
-    elif isinstance(value, list):
-        inner = [found for index, item in enumerate(value) for found in _refused(item, (*path, index))]
-    else:
-        return
-    whole = [found for found in inner if found.covers == path]
-    yield from whole or inner
+        yield Problem(path, f"not yet: {entry.what}", entry.remedy, not_yet=True)
+    elif isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _refused(item, (*path, key))
 
 
 def _pattern(path: KeyPath) -> str:

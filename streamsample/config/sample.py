@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -19,11 +19,21 @@ from streamsample.config.columns import (
 from streamsample.config.designs import ELSEWHERE, Form, form_of
 from streamsample.config.models import Section
 from streamsample.config.problems import KeyPath, Problem, show
-from streamsample.config.values import Flag, Limit, PositiveDuration, Rate, Rates, Seed, Strata, Text, Whole
+from streamsample.config.values import Flag, Limit, PositiveDuration, Rate, Rates, Seed, Seeds, Strata, Text, Whole
 
 Design = Literal[
-    "simple", "stratified", "reservoir", "weighted", "recency", "importance", "convenience", "quota", "judgment"
+    "simple",
+    "stratified",
+    "reservoir",
+    "weighted",
+    "recency",
+    "importance",
+    "convenience",
+    "quota",
+    "judgment",
+    "snowball",
 ]
+HOPS_MAX: Final = 1_000
 
 
 class Sample(Section):
@@ -34,7 +44,7 @@ class Sample(Section):
         "units per window divided among its strata; `reservoir`: k units per window and stratum, all equally likely; "
         "`weighted`: the heavier the likelier; `recency`: the younger the likelier; `importance`: weighted to speak"
         " of another distribution; and not random: `convenience`: the first k of each window; `quota`: the first k "
-        "of each slice; `judgment`: what an expert's rule takes"
+        "of each slice; `judgment`: what an expert's rule takes; `snowball`: what a relation leads to from `seeds`"
     )
     rate: Rate | None = Field(
         None, description="the share that is kept; with strata: of those that `rates` does not name"
@@ -104,6 +114,19 @@ class Sample(Section):
     version: Text | None = Field(
         None, description="`judgment`: which rule it is; part of the design's name on the record"
     )
+    from_: ColumnSetting | None = Field(
+        None, alias="from", description="`snowball`: the field or expression that names where a relation begins"
+    )
+    to: ColumnSetting | None = Field(None, description="`snowball`: that which names what it leads to")
+    seeds: Seeds = Field((), description="`snowball`: what is reached from the beginning, as `from` names it")
+    hops: Limit | None = Field(
+        None, description="`snowball`: how many relations, one after the other, are followed from a seed, at most 1000"
+    )
+    frontier_max: Limit | None = Field(
+        None,
+        description="`snowball`: how much may be reached in a partition, seeds included; what more there is is not "
+        "followed, and counted",
+    )
     half_life_ms: PositiveDuration | None = Field(
         None, alias="half_life", description="how much older a record is that counts half as much"
     )
@@ -133,7 +156,7 @@ class Sample(Section):
     @property
     def has_state(self) -> bool:
         """Whether what is drawn depends on what was seen before."""
-        return self.windowed or self.count is not None
+        return self.windowed or self.count is not None or self.hops is not None
 
     @property
     def exchanged(self) -> bool:
@@ -173,7 +196,7 @@ class Sample(Section):
         if self.k == 1 and form.random:
             yield Problem(("k",), "must be at least 2, found 1", "a variance needs two")
         # One that is not random or draws again has no threshold on u for each stratum; counts are of single records.
-        single = self.windowed and (form.estimator != "horvitz_thompson" or self.records is not None)
+        single = not form.random or (self.windowed and form.estimator != "horvitz_thompson") or self.records is not None
         if single and any(isinstance(column, Each) for column in self.by or ()):
             what = f"not yet: several strata per record (each) in a {form.name}"
             yield Problem(("by",), what, "set design: stratified, reservoir, weighted or recency", not_yet=True)
@@ -183,6 +206,15 @@ class Sample(Section):
             yield from _depth_problems(self.rates, ("rates",), self.by)
         if form.takes("allocation"):
             yield from self._allocation_problems(given)
+        if form.takes("hops"):
+            yield from self._snowball_problems()
+
+    def _snowball_problems(self) -> Iterator[Problem]:
+        if self.hops is not None and self.hops > HOPS_MAX:
+            yield Problem(("hops",), f"must be at most {HOPS_MAX}, found {self.hops}")
+        if self.frontier_max is not None and self.frontier_max < len(self.seeds):
+            what = f"must be at least the {len(self.seeds)} seeds, found {self.frontier_max}"
+            yield Problem(("frontier_max",), what, "raise it, or name fewer seeds")
 
     def _given(self) -> list[str]:
         """The keys that are given, and say something."""

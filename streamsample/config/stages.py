@@ -64,5 +64,8 @@ def sharing(stages: tuple[Sample, ...], identity: Columns | None) -> tuple[int, 
 
     identity: what makes the input's id, which is the unit where none is named.
     """
-    hashed = [(described(stage.unit or identity), stage.seed) for stage in stages]
+    hashed = [
+        (described(stage.unit or identity), stage.seed) if stage.form.random else number  # with no u, none is shared
+        for number, stage in enumerate(stages)
+    ]
     return tuple(hashed.index(each) for each in hashed)

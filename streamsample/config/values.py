@@ -28,6 +28,7 @@ INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 TOPIC_LENGTH_MAX = 249
 SCHEMA_BYTES_MAX = 1_000_000
 LIMIT_MAX = 2_000_000_000
+SEEDS_MAX = 10_000
 """Rows are numbered by 32 bits."""
 _VARIABLE_TEXT = {"type": "string", "pattern": r"\$\{"}
 
@@ -236,6 +237,18 @@ def _strata(value: Any) -> tuple[str, ...]:
     return names
 
 
+def _seeds(value: Any) -> tuple[str, ...]:
+    """A list of ids, as the data has them: an integer is its decimal text."""
+    if not isinstance(value, list | tuple) or not value:
+        raise Wrong("must be a list of ids, not empty")
+    for item in value:
+        if isinstance(item, bool) or not isinstance(item, str | int):
+            raise Wrong(f"has something that is no id: {show(item)}")
+    if len(value) > SEEDS_MAX:
+        raise Wrong(f"has more than {SEEDS_MAX} ids")
+    return tuple(dict.fromkeys(str(item) for item in value))
+
+
 def _field_names(value: Any) -> tuple[str, ...]:
     """A list of top-level fields."""
     if isinstance(value, str):
@@ -440,6 +453,7 @@ FieldNames: TypeAlias = Annotated[
 Strata: TypeAlias = Annotated[
     tuple[str, ...], PlainValidator(_strata), WithJsonSchema(_FIELD_LIST), Kind("list of strata")
 ]
+Seeds: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_seeds), WithJsonSchema(_FIELD_LIST), Kind("list of ids")]
 Directory: TypeAlias = Annotated[Path, PlainValidator(_directory), WithJsonSchema({"type": "string"}), Kind("path")]
 Schema: TypeAlias = Annotated[
     SchemaFile, PlainValidator(_schema_file), WithJsonSchema({"type": "string"}), Kind("path")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from streamsample.config import Job, Sample
 from streamsample.config.columns import Each
 from streamsample.formats.projection import Field, ListColumn, Projection
+from streamsample.hashing import hash64
 from streamsample.records import Float64s, Int64s, Spans
 from streamsample.runtime.computed import SourceColumns
 from streamsample.sampling import RateDesign, SimpleRate, StratifiedRate
@@ -19,6 +21,9 @@ from streamsample.sampling.ranks import Law
 from streamsample.sampling.rate_by_count import RateByCount
 from streamsample.sampling.stratified import stratum_of
 from streamsample.sampling.window_columns import WindowSettings
+
+if TYPE_CHECKING:
+    from streamsample.sampling.frontier import Frontier
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +90,20 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
+class Relation:
+    """The columns that name where a relation begins and what it leads to; and what follows it, afresh for each task."""
+
+    begin: str
+    end: str
+    frontier: Callable[[], Frontier]
+
+
+@dataclass(frozen=True, slots=True)
 class Draw:
     """A design that decides on each prediction as it comes. counted: what makes the rates of windows, in place of the
     design's own, afresh for each task; None: the design's are fixed. ratio: the weight, in place of 1/π.
-    rule: the text column that is "true" for records that an expert's rule takes; then nothing is random.
+    rule: the text column that is "true" for records that an expert's rule takes; relation: what is followed from
+    seeds. With one of these nothing is random, and `slices` are the strata that are counted by name.
     """
 
     place: Place
@@ -97,6 +112,18 @@ class Draw:
     counted: Callable[[], RateByCount] | None = None
     ratio: Ratio | None = None
     rule: str | None = None
+    relation: Relation | None = None
+    slices: tuple[str, ...] = ()
+
+    @property
+    def random(self) -> bool:
+        """Whether inclusion probabilities exist."""
+        return self.rule is None and self.relation is None
+
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """The strata that are counted by name."""
+        return self.design.declared if self.random else self.slices
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +157,10 @@ def draw_of(job: Job, sample: Sample, columns: SourceColumns, place: Place) -> D
         return Draw(place, SimpleRate(1.0, sample.seed), units(), rates)
     if sample.rule is not None:
         rule = columns.truth(sample.rule, f"{place.key}.rule")
-        return Draw(place, SimpleRate(1.0), units(), rule=rule)
+        return Draw(place, SimpleRate(1.0), units(), rule=rule, slices=sample.strata)
+    if sample.hops is not None:
+        relation = _relation(sample, sample.hops, columns, place.key)
+        return Draw(place, SimpleRate(1.0), units(), relation=relation, slices=sample.strata)
     ratio = _ratio(sample, columns, place.key)
     if ratio is not None:
         return Draw(place, SimpleRate(1.0, sample.seed), units(), ratio=ratio)
@@ -140,6 +170,18 @@ def draw_of(job: Job, sample: Sample, columns: SourceColumns, place: Place) -> D
     names = {stratum_name(values): rate for values, rate in sample.rates_by_stratum.items()}
     design = StratifiedRate(sample.rate, names, sample.seed)
     return Draw(place, design, units(design.rate_of))
+
+
+def _relation(sample: Sample, hops: int, columns: SourceColumns, key: str) -> Relation:
+    begin, end = columns.text(sample.from_, f"{key}.from"), columns.text(sample.to, f"{key}.to")
+    assert begin is not None
+    assert end is not None
+    assert sample.frontier_max is not None
+    # Imported here: its kernels are compiled only for jobs that need them.
+    from streamsample.sampling.frontier import Frontier
+
+    seeds = hash64(Spans.of([seed.encode() for seed in sample.seeds]), 0)
+    return Relation(begin, end, partial(Frontier, seeds, hops, sample.frontier_max))
 
 
 def _ratio(sample: Sample, columns: SourceColumns, key: str) -> Ratio | None:

@@ -68,6 +68,14 @@ class Metrics:
         self.sample_baseline = self._counter(
             "sample_baseline_total", "Of designs that are not random: what one unit in a hundred, at random, is.", *by
         )
+        self.sample_frontier = self._gauge(
+            "sample_frontier_nodes", "What snowball samples have reached, their seeds included.", "design"
+        )
+        self.sample_frontier_refused = self._counter(
+            "sample_frontier_refused_total",
+            "How often a full frontier (frontier_max) turned away what is new.",
+            "design",
+        )
         self.sample_ratio = self._counter(
             "sample_ratio_total", "P/Q of importance over all records shown; per record it should be 1.", "design"
         )

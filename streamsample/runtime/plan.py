@@ -123,6 +123,11 @@ class Plan:
         return self.samples[0].encoder
 
     @property
+    def snowballs(self) -> list[str]:
+        """What metrics call the snowball samples."""
+        return [draw.place.called for each in self.samples for draw in each.draws if draw.relation is not None]
+
+    @property
     def windowed(self) -> bool:
         """Whether there are samples of windows."""
         return any(sample.windows is not None for sample in self.samples)

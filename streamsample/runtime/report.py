@@ -163,6 +163,8 @@ class Report:
         metrics.file_bytes.set(file_bytes)
         metrics.changelog_bytes.set(sum(task.log.size_bytes for task in tasks.values()))
         metrics.tasks.set(progress.tasks)
+        for name in self._plan.snowballs:
+            metrics.sample_frontier.labels(name).set(sum(task.reached[name] for task in tasks.values()))
         for topic, lag in lags.items():
             metrics.lag_records.labels(topic).set(lag)
         self._watermarks(tasks, now_ms)
@@ -219,12 +221,13 @@ class Report:
             metrics.tombstones.labels(*labels).inc(count)
         elif kind == "thinned" and self._plan.job.thin is not None:
             metrics.sampled.labels(f"thinned by {self._plan.job.thin.by}", *labels).inc(count)
-        elif kind == "sampled":
+        elif kind in ("sampled", "frontier"):
+            counter = metrics.sampled if kind == "sampled" else metrics.sample_frontier_refused
             name, *rest = labels
             for sample in self._plan.samples:
                 for place in sample.places:
                     if place.key == name:
-                        metrics.sampled.labels(place.called, *rest).inc(count)
+                        counter.labels(place.called, *rest).inc(count)
 
 
 def totals_of(task: Task) -> Totals:

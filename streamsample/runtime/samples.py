@@ -19,10 +19,12 @@ from streamsample.runtime.draws import Draw, Place, Units, WindowDraw
 from streamsample.runtime.exchange import NEVER, Mail, Message
 from streamsample.runtime.plan import Plan, SamplePlan
 from streamsample.runtime.source import Events
-from streamsample.runtime.state import SchemaName
+from streamsample.runtime.state import DrawDelta, SchemaName
+from streamsample.runtime.taken import taken, unrelated
 from streamsample.runtime.training import STAGE_BYTES_MAX, Encoded, Sampled, TrainingRecords, record_bytes_max
-from streamsample.runtime.windowing import Unusable, is_true, offered, ratios, unusable_numbers, unusable_ratios
+from streamsample.runtime.windowing import Unusable, offered, ratios, unusable_numbers, unusable_ratios
 from streamsample.sampling.design import Selection, unit_hash
+from streamsample.sampling.memory import Memory
 from streamsample.sampling.strata import DeclaredStrata
 from streamsample.sampling.window_columns import Details, Drawn, GroupColumns, Offered
 
@@ -90,13 +92,13 @@ class Samples:
         self._records = [TrainingRecords(plan, sample) for sample in plan.samples]
         draws = {number: each.windows for number, each in enumerate(plan.samples) if each.windows is not None}
         self.windows = self._windowed(draws, schemas) if draws else None
-        self._rates = {
-            number: draw.counted()
-            for number, sample in enumerate(plan.samples)
-            for draw in sample.draws
-            if draw.counted is not None
+        draws_by_rate = [draw for sample in plan.samples for draw in sample.draws]
+        self._rates = {draw.place.key: draw.counted() for draw in draws_by_rate if draw.counted is not None}
+        self._frontiers = {
+            draw.place.key: draw.relation.frontier() for draw in draws_by_rate if draw.relation is not None
         }
-        """Of samples that have no other design."""
+        self._memories: dict[str, Memory] = {**self._rates, **self._frontiers}
+        self._called = {draw.place.key: draw.place.called for draw in draws_by_rate}
 
     def _windowed(self, draws: dict[int, WindowDraw], schemas: Sequence[SchemaName]) -> WindowSteps:
         # Imported here: its kernels are compiled only for jobs that need them.
@@ -131,27 +133,40 @@ class Samples:
         """What one design by rate keeps of what those before it have kept."""
         if draw.ratio is not None:
             kept = self._without(kept, unusable_ratios(draw.place.key, draw.ratio, kept.events))
+        if draw.relation is not None:
+            kept = self._without(kept, unrelated(draw.place.key, draw.relation, kept.events))
         kept, unit, stratum = self._with_units(draw.place, draw.units, kept)
-        chosen = draw.design.decide(unit, stratum)
-        if draw.rule is not None:
-            text = kept.events.projection.text(draw.rule).take(kept.events.rows)
-            chosen = Selection(is_true(text), np.full(len(text), np.nan), chosen.declared)
-        if number in self._rates:
-            kept, chosen = self._by_count(number, draw, kept, unit)
+        if not draw.random:
+            chosen, stratum = self._taken(draw, kept.events, stratum)
+        elif draw.counted is not None:
+            kept, chosen = self._by_count(draw, kept, unit)
+        else:
+            chosen = draw.design.decide(unit, stratum)
         rows = np.flatnonzero(chosen.keep)
-        declared, audit = draw.design.declared, self._owner.audit
+        declared, audit = draw.strata, self._owner.audit
         self._count_draw(draw.place, declared, chosen.declared, chosen.keep)
-        probability = given(self._plan.samples[number], kept.said, chosen.probability)
-        audit.drew(draw.place.called, declared, chosen.declared, probability, chosen.keep)
+        if draw.random:
+            probability = given(self._plan.samples[number], kept.said, chosen.probability)
+            audit.drew(draw.place.called, declared, chosen.declared, probability, chosen.keep)
+        else:
+            audit.shown(draw.place.called, declared, chosen.declared, unit)
         if draw.ratio is not None:
             audit.weighed(draw.place.called, ratios(draw.ratio, kept.events))
         kept = kept.take(rows)
         said = Said(chosen.probability[rows], None if stratum is None else stratum.take(rows))
         return Kept(kept.events, (*kept.said, said))
 
-    def _by_count(self, number: int, draw: Draw, kept: Kept, unit: Spans) -> tuple[Kept, Selection]:
+    def _taken(self, draw: Draw, events: Events, stratum: Spans | None) -> tuple[Selection, Spans | None]:
+        """What a design that is not random takes, and the strata."""
+        frontier = self._frontiers.get(draw.place.key)
+        found = taken(draw, frontier, events, stratum)
+        if frontier is not None and frontier.refused:
+            self._owner.counts[SEPARATOR.join(("frontier", draw.place.key))] = frontier.refused
+        return found
+
+    def _by_count(self, draw: Draw, kept: Kept, unit: Spans) -> tuple[Kept, Selection]:
         """The decision by the rates of the records' windows; and the events without those that came too late."""
-        rate, late = self._rates[number].decide(kept.events.times)
+        rate, late = self._rates[draw.place.key].decide(kept.events.times)
         if late.any():
             self._refuse_late(draw.place, kept.events, late)
             rows = np.flatnonzero(~late)
@@ -163,14 +178,31 @@ class Samples:
         self._owner.counts[SEPARATOR.join(("prediction", "late"))] += int(np.count_nonzero(late))
         self._owner.refuse(events, np.flatnonzero(late), "late", late_words(place), stage="sample")
 
-    def snapshot(self) -> dict[int, bytes]:
-        """The rates that are made of counts, by the samples' numbers."""
-        return {number: rates.snapshot() for number, rates in self._rates.items()}
+    @property
+    def held(self) -> int:
+        """Elements that a delta of what designs by rate remember would hold, of everything."""
+        return sum(memory.held for memory in self._memories.values())
 
-    def restore(self, rates: dict[int, bytes]) -> None:
-        """Go on with these rates. Raises StateError if they are damaged."""
-        for number, data in rates.items():
-            self._rates[number].restore(data)
+    @property
+    def reached(self) -> dict[str, int]:
+        """How much snowball samples have reached, by what metrics call them."""
+        return {self._called[key]: len(frontier) for key, frontier in self._frontiers.items()}
+
+    def rewrite(self) -> None:
+        """Put all of that into the next delta, so that older ones can go."""
+        for memory in self._memories.values():
+            memory.rewrite()
+
+    def snapshot(self) -> dict[str, DrawDelta]:
+        """What designs by rate remember, as it changed since the last call, by their keys in the job file."""
+        # How much changed is asked before it is taken.
+        return {key: DrawDelta(memory.changed, memory.snapshot()) for key, memory in self._memories.items()}
+
+    def restore(self, deltas: Sequence[dict[str, DrawDelta]]) -> None:
+        """Go on from these, oldest first. Raises StateError if they are damaged."""
+        for key, memory in self._memories.items():
+            if mine := [each[key].data for each in deltas if key in each]:
+                memory.restore(mine)
 
     def _emit_kept(self, number: int, kept: Kept | None) -> None:
         if kept is None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -23,6 +23,8 @@ from streamsample.records import TopicPartition
 
 _HEAD_SIZE = struct.Struct(">I")
 _NEVER = -(2**62)
+_FOREVER = 2**62
+"""Needed until it is written again."""
 RESET = "start over with `streamsample reset JOB`, which forgets the open rows and reads the inputs again"
 
 
@@ -36,6 +38,15 @@ class SchemaName(msgspec.Struct, frozen=True, array_like=True):
     digest: str
 
 
+class DrawDelta(msgspec.Struct, frozen=True, array_like=True):
+    """What changed in what a design by rate remembers. elements: how many of them a restore needs until they are
+    written again; data: see `sampling.memory`.
+    """
+
+    elements: int
+    data: bytes
+
+
 class ChunkBody(msgspec.Struct, frozen=True, array_like=True):
     """One chunk: everything small as it is now, and the join's delta.
 
@@ -43,9 +54,9 @@ class ChunkBody(msgspec.Struct, frozen=True, array_like=True):
 
     shape: `Job.state_shape`; partitions: how many partition numbers the job had; positions: the next offset by topic;
     covered_from: from which event time each feedback was readable; counts: the task's own counters; schemas: what the
-    rows' schema numbers mean in this chunk, by id and by what their features look like; rates: of samples by count, by
-    their numbers; step: what
-    changed in the join (see `labels.delta`) or in a windowed sample (see `sampling.window_delta`).
+    rows' schema numbers mean in this chunk, by id and by what their features look like; draws: what changed in designs
+    by rate that remember, by their keys in the job file; step: what changed in the join (see `labels.delta`) or in a
+    windowed sample (see `sampling.window_delta`).
     """
 
     shape: str
@@ -56,7 +67,7 @@ class ChunkBody(msgspec.Struct, frozen=True, array_like=True):
     start_ms: int | None
     counts: dict[str, int]
     schemas: list[SchemaName]
-    rates: dict[int, bytes]
+    draws: dict[str, DrawDelta]
     step: bytes
 
 
@@ -124,6 +135,11 @@ class Logged:
     needed_until: int = _NEVER
     elements: int = 0
     last_row: int = -1
+
+    def beside(self, draws: Mapping[str, DrawDelta]) -> Logged:
+        """The same with what the chunk holds of designs by rate."""
+        elements = sum(delta.elements for delta in draws.values())
+        return replace(self, needed_until=_FOREVER, elements=self.elements + elements) if elements else self
 
     @staticmethod
     def of_join(delta: Delta, needed_until: int = _NEVER) -> Logged:

@@ -103,6 +103,11 @@ class Task:
         return self._samples.windows
 
     @property
+    def reached(self) -> dict[str, int]:
+        """How much snowball samples have reached, by what metrics call them."""
+        return self._samples.reached
+
+    @property
     def acted_watermark(self) -> int:
         """The watermark as far as it has acted: see `advance`."""
         if self.windows is not None:
@@ -314,8 +319,8 @@ class Task:
         """Raises TopicError when nearly no feedback finds its prediction (A16)."""
         if self.join is None or self.plan.join is None:
             return
-        if any(draw.rule is not None for draw in self.plan.draws):
-            return  # however few an expert's rule takes, all other feedback has no prediction here
+        if any(not draw.random for draw in self.plan.draws):
+            return  # however few a design that is not random takes, all other feedback has no prediction here
         rate = self.plan.samples[0].largest_rate
         for number, use in enumerate(self.plan.join.uses):
             counts = self.join.ledger.feedback_counts(number)
@@ -351,6 +356,7 @@ class Task:
     def snapshot(self) -> tuple[list[bytes | memoryview], Logged]:
         """The body of the next chunk, everything that changed since the last call, and what it holds."""
         step, logged = self._snapshot_step()
+        draws = self._samples.snapshot()
         body = ChunkBody(
             shape=self.plan.job.state_shape,
             partitions=self._settings.partitions,
@@ -360,22 +366,27 @@ class Task:
             start_ms=self.start_ms,
             counts=dict(self.counts),
             schemas=self._schemas,
-            rates=self._samples.snapshot(),
+            draws=draws,
             step=b"",
         )
         self._changed = False
-        return encode_body(body, step), logged
+        return encode_body(body, step), logged.beside(draws)
 
     def _snapshot_step(self) -> tuple[list[bytes | memoryview], Logged]:
+        held = self._samples.held
         if self.windows is not None:
-            if self.log.stale_rows(self.windows.elements) is not None:
+            if self.log.stale_rows(held + self.windows.elements) is not None:
+                self._samples.rewrite()
                 self.windows.rewrite()
             return self.windows.snapshot()
         if self.join is None:
+            if self.log.stale_rows(held) is not None:
+                self._samples.rewrite()
             return [], Logged()
         counts = self.join.counts()
-        stale = self.log.stale_rows(counts.held_rows + counts.waiting + counts.matches)
+        stale = self.log.stale_rows(held + counts.held_rows + counts.waiting + counts.matches)
         if stale is not None:
+            self._samples.rewrite()
             self.join.rewrite(stale)
         delta = self.join.snapshot_delta()
         self.join.check()
@@ -401,11 +412,11 @@ class Task:
         self._idle = self.watermark.closed_by_idle
         self.covered_from |= last.covered_from
         self.start_ms = last.start_ms
-        self._samples.restore(last.rates)
+        self._samples.restore([body.draws for body in bodies])
         self.counts.clear()
         self.counts.update(last.counts)
-        for chunk, logged in zip(chunks, self._restore_step(bodies, changelog), strict=True):
-            self.log.add(chunk.sequence, chunk.offset, chunk.size_bytes, logged)
+        for chunk, body, logged in zip(chunks, bodies, self._restore_step(bodies, changelog), strict=True):
+            self.log.add(chunk.sequence, chunk.offset, chunk.size_bytes, logged.beside(body.draws))
 
     def _restore_step(self, bodies: list[ChunkBody], changelog: TopicPartition) -> list[Logged]:
         """Take up the step's state; what each chunk holds of it."""

@@ -9,6 +9,7 @@ the grace it does not depend on their order either. See `SimpleCount`, which is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ class RateByCount:
         self._latest = _NEVER
         self._counts: dict[int, int] = {}
         self._rates: dict[int, float] = {}
+
+    held = changed = 0
+    """A delta of it is all of it: no older one is needed."""
 
     def decide(self, ts: Int64s) -> tuple[Float64s, Bools]:
         """The rates of n records, float64[n], 0 of those that are late, and which are, bool[n]. ts: in their order."""
@@ -53,10 +57,13 @@ class RateByCount:
         arrays = [np.array(numbers, np.int64), np.array([self._counts[number] for number in numbers], np.int64)]
         return snapshots.pack("rate by count", self._shape(), {"latest": self._latest}, [*arrays, np.array(rates)])
 
-    def restore(self, data: bytes) -> None:
-        """Go on from a snapshot. Raises StateError if it is damaged or not of the same parameters."""
+    def rewrite(self) -> None:
+        """The next delta is of everything, as each is."""
+
+    def restore(self, deltas: Sequence[bytes]) -> None:
+        """Go on from the last of some snapshots. Raises StateError if it is damaged or not of the same parameters."""
         dtypes: list[np.dtype[Any]] = [np.dtype(np.int64), np.dtype(np.int64), np.dtype(np.float64)]
-        fields, (numbers, counts, rates) = snapshots.unpack("rate by count", self._shape(), data, dtypes)
+        fields, (numbers, counts, rates) = snapshots.unpack("rate by count", self._shape(), deltas[-1], dtypes)
         self._latest = fields["latest"]
         self._counts = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
         self._rates = {number: rate for number, rate in zip(numbers.tolist(), rates.tolist(), strict=True) if rate}

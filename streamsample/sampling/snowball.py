@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
+from streamsample.sampling.frontier import Frontier
 from streamsample.sampling.sample import Sample, not_random
 from streamsample.sampling.units import Ids, hashes_of
 
@@ -27,34 +26,21 @@ class Snowball:
     name = "snowball"
 
     def __init__(self, seeds: Iterable[str], *, hops: int, frontier_max: int) -> None:
-        starts = hashes_of(list(seeds), 0).tolist()
-        if hops < 1 or frontier_max < len(starts):
-            raise ValueError(f"hops must be >= 1 and the frontier hold the seeds, found {hops} and {frontier_max}")
-        self.hops, self.frontier_max = hops, frontier_max
-        self._steps = dict.fromkeys(starts, 0)
-        self.refused = 0
+        self._frontier = Frontier(hashes_of(list(seeds), 0), hops, frontier_max)
         self.n = 0
 
-    def take(self, first: Ids, second: Ids) -> Sample:
-        """Those of the next n relations that are taken, by the ids of their two nodes.
+    @property
+    def refused(self) -> int:
+        """How often the full frontier has turned a node away."""
+        return self._frontier.refused
 
-        `refused` counts how often the full frontier has turned a node away.
+    def take(self, first: Ids, second: Ids) -> Sample:
+        """Those of the next n relations that are taken, by the ids of their two nodes. Raises as `hashes_of`, and
+        ValueError if they are not as many.
         """
-        begins, ends = hashes_of(first, 0).tolist(), hashes_of(second, 0).tolist()
-        keep = np.zeros(len(begins), np.bool_)
-        for row, (start, end) in enumerate(zip(begins, ends, strict=True)):
-            steps = self._steps.get(start, self.hops)
-            if steps < self.hops:
-                keep[row] = True
-                self._reach(end, steps + 1)
+        begins, ends = hashes_of(first, 0), hashes_of(second, 0)
+        if len(begins) != len(ends):
+            raise ValueError(f"each relation has two nodes, found {len(begins)} and {len(ends)}")
+        keep = self._frontier.follow(begins, ends) > 0
         begin, self.n = self.n, self.n + len(keep)
         return not_random(self.name, begin, keep, int(keep.sum()))
-
-    def _reach(self, node: int, steps: int) -> None:
-        known = self._steps.get(node)
-        if known is not None:
-            self._steps[node] = min(known, steps)
-        elif len(self._steps) < self.frontier_max:
-            self._steps[node] = steps
-        else:
-            self.refused += 1

@@ -20,7 +20,7 @@ STRATIFIED = {"design": "stratified", "by": "country", "rate": 0.1, "rates": {"I
 class Audited(OneTask):
     """A task, and what its audit says of all that it was shown."""
 
-    def __init__(self, design: dict[str, Any]) -> None:
+    def __init__(self, design: dict[str, Any] | list[dict[str, Any]]) -> None:
         super().__init__(only(design))
         self.audit = Audit()
         take = self.task.take_output
@@ -103,6 +103,23 @@ def test_what_is_not_random_stands_beside_a_random_baseline() -> None:
     assert 140 < mine + others < 260
     assert 0.15 < mine / (mine + others) < 0.35
     assert task.audit.weights["quota", "IS"] == 0
+
+
+def test_what_an_experts_rule_takes_has_slices_beside_a_baseline_and_no_other_sums() -> None:
+    design = {"design": "judgment", "rule": "amount > 4.0", "version": "1", "by": "country", "strata": ["IS"]}
+    task = Audited(design)
+    task.play(shown(20_000))
+    mine, others = task.audit.baseline["judgment (1)", "IS"], task.audit.baseline["judgment (1)", "other"]
+    assert 140 < mine + others < 260
+    assert 0.2 < mine / (mine + others) < 0.46
+    assert not task.audit.expected
+    assert not task.audit.weights
+    kept = [record for record in task.records if record["sampling"]["stratum"] == "IS"]
+    assert task.task.counts["sampled\x1fsample\x1fIS\x1fkept"] == len(kept) > 1_500
+    after = Audited([design, {"design": "simple", "rate": 0.5}])
+    after.play(shown(2_000))
+    expected = after.audit.expected["sample[1]: simple", "other"]
+    assert expected == pytest.approx(len(OneTask(only(design)).play(shown(2_000)).records) / 2)
 
 
 def test_metrics_say_so_on_a_broker(make_job: MakeJob) -> None:

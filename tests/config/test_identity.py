@@ -165,6 +165,7 @@ ALLOCATED = {
 }
 BY_COUNT = {"design": "simple", "count": 10, "window": "1h"}
 JUDGED = {"design": "judgment", "rule": "at > 1", "version": "1"}
+SNOWBALL = {"design": "snowball", "from": "user", "to": "x", "seeds": ["a", "b"], "hops": 2, "frontier_max": 9}
 HEAVY = {"design": "weighted", "weight": "x", "k": 10, "window": "1h"}
 RESAMPLED = {"design": "importance", "target": "x", "proposal": "at", "k": 10, "window": "1h"}
 WINDOWS: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
@@ -194,6 +195,10 @@ OF_DESIGNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     **{f"sample.{key}": (BY_COUNT, {key: value}) for key, value in {"count": 9, "first_rate": 0.5}.items()},
     "sample.rule": (JUDGED, {"rule": "at < 1"}),
     "sample.version": (JUDGED, {"version": "2"}),
+    **{
+        f"sample.{key}": (SNOWBALL, {key: value})
+        for key, value in {"from": "at", "to": "at", "seeds": ["a"], "hops": 3, "frontier_max": 8}.items()
+    },
     "sample.replacement": (HEAVY, {"replacement": True}),
     "sample.target": (RESAMPLED, {"target": "at"}),
     "sample.proposal": (RESAMPLED, {"proposal": "x"}),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamsample.config import Job, load_job, parse_job
+from streamsample.config import Job, Sample, load_job, parse_job
 from streamsample.errors import ConfigurationError
 from tests.config.jobs import ROOT
 
@@ -73,6 +73,13 @@ def test_what_the_runtime_asks() -> None:
     assert [schema.path.name for schema in job.input.schemas.values()] == ["impression.avsc"]
 
 
+def test_a_snowball_is_read_with_its_seeds_as_ids() -> None:
+    sample = shop(WHOLE, SNOWBALL.replace("7, ada", "7, ada, '7'")).sample
+    assert isinstance(sample, Sample)
+    assert (sample.from_, sample.to, sample.seeds) == ("user_id", "item_id", ("7", "ada"))
+    assert (sample.hops, sample.frontier_max, sample.form.random, sample.has_state) == (2, 9, False, True)
+
+
 def test_a_job_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         small().grace_ms = 7  # type: ignore[misc]
@@ -116,6 +123,7 @@ metrics: {port: 1}
 FIXED = "k: 100, window: 1h, scope: partition"
 WHOLE = "{design: stratified, by: country, rate: 0.1, rates: {IS: 1.0}, unit: user_id, seed: 7}"
 HALF = "{design: simple, rate: 0.5}"
+SNOWBALL = "{design: snowball, from: user_id, to: item_id, seeds: [7, ada], hops: 2, frontier_max: 9}"
 IMPORTANCE = "importance, target: price, proposal: price, keep: all"
 CASES: list[tuple[str, str, str]] = [
     ("seed: 7", "seed: 7, k: 100", "sample.rate: has no meaning in a stratified sample of a fixed size - give k, or"),
@@ -174,6 +182,23 @@ CASES: list[tuple[str, str, str]] = [
         "samples: is given beside sample - put that under samples",
     ),
     ("sample: {design", "samples: {x: {design: simple}}\n# {design", "samples.x: a simple sample needs rate"),
+    (
+        WHOLE,
+        SNOWBALL.replace("}", ", scope: partition}"),
+        "sample.scope: has no meaning in a snowball sample - a count of records, ",
+    ),
+    (WHOLE, SNOWBALL.replace("}", ", by: {each: ip}}"), "several strata per record (each) in a snowball sample"),
+    (WHOLE, SNOWBALL.replace("from: user_id, ", ""), "sample: a snowball sample needs from - set from: <field>"),
+    (WHOLE, SNOWBALL.replace("[7, ada]", "[]"), "sample.seeds: must be a list of ids, not empty"),
+    (WHOLE, SNOWBALL.replace("[7, ada]", "[1.5]"), "sample.seeds: has something that is no id: 1.5"),
+    (WHOLE, SNOWBALL.replace("hops: 2", "hops: 1001"), "sample.hops: must be at most 1000, found 1001"),
+    (WHOLE, SNOWBALL.replace("max: 9", "max: 1"), "sample.frontier_max: must be at least the 2 seeds, found 1"),
+    (
+        WHOLE,
+        SNOWBALL.replace("to: item_id", "to: price"),
+        "sample.to: impression.avsc: price is double, must be a string",
+    ),
+    ("seed: 7", "seed: 7, hops: 2", "sample.hops: has no meaning in a stratified sample - set design: snowball"),
     ("design: stratified", "design: simple, count: 9", "a simple sample by count needs window"),
     ("seed: 7", "seed: 7, first_rate: 0.5", "sample.first_rate: has no meaning in a stratified sample"),
     ("stratified, by: country, rate: 0.1, rates: {IS: 1.0}", "importance, target: price", "importance needs proposal"),

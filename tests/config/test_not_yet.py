@@ -25,12 +25,10 @@ NOT_YET = [
         "samples: {x: {design: simple, rate: 0.1}}\n# {",
         "not yet: several samples of labelled records",
     ),
-    ("sample: {design", "samples: {x: {design: snowball}}\n# {", "samples.x.design: not yet: this design (snowball)"),
-    ("design: stratified", "design: snowball", "sample.design: not yet: this design (snowball)"),
     ("stratified, by: country, rate: 0.1, rates: {IS: 1.0}", IMPORTANCE, "not yet: weights of importance of labelled"),
     ("rate: 0.1, rates: {IS: 1.0}", FIXED, "not yet: a stratified sample of labelled records"),
     ("seed: 7", "seed: 7, after: labels", "sample.after: not yet"),
-    (WHOLE, f"[{HALF}, {{design: snowball}}]", "sample[1].design: not yet: this design (snowball)"),
+    (WHOLE, f"[{HALF}, {{design: simple, rate: 0.5, budget: 7}}]", "sample[1].budget: not yet: designs with budget"),
     (WHOLE, f"[{HALF}, {{design: reservoir, {FIXED}}}]", "sample[1].design: not yet: a reservoir sample of labelled"),
     (
         WHOLE,

@@ -189,6 +189,7 @@ ELSEWHERE = {
         "restore_duration_seconds",
         "filtered_total",
         *("sample_baseline_total", "sample_ratio_total", "sample_hash_chi_square"),
+        *("sample_frontier_nodes", "sample_frontier_refused_total"),
         *("sample_window_population", "sample_window_size", "sample_window_threshold"),
     )
 }

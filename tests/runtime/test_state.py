@@ -16,6 +16,7 @@ from streamsample.records import TopicPartition
 from streamsample.runtime.state import (
     ChunkBody,
     ChunkLog,
+    DrawDelta,
     Logged,
     SchemaName,
     check_body,
@@ -215,7 +216,7 @@ BODY = ChunkBody(
     start_ms=None,
     counts={"tombstones": 1},
     schemas=[SchemaName(None, "a"), SchemaName(4, "b")],
-    rates={0: b"rates"},
+    draws={"sample": DrawDelta(7, b"nodes")},
     step=b"",
 )
 ENCODED = b"".join(encode_body(BODY, []))

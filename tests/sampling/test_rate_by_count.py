@@ -50,7 +50,7 @@ def test_b7_a_rate_depends_on_neither_order_nor_batches_nor_restarts(
         at, turn = at + len(batch), turn + 1
         if restored:
             data, rates = rates.snapshot(), RateByCount(COUNT, WINDOW, GRACE, 0.5)
-            rates.restore(data)
+            rates.restore([data])
 
 
 def test_a8_a_late_record_is_late_however_the_batches_lie() -> None:
@@ -75,6 +75,6 @@ def test_b14_what_is_held_of_past_windows_is_bounded() -> None:
 def test_another_target_or_damage_is_refused() -> None:
     data = RateByCount(COUNT, WINDOW, GRACE, 0.5).snapshot()
     with pytest.raises(StateError):
-        RateByCount(COUNT + 1, WINDOW, GRACE, 0.5).restore(data)
+        RateByCount(COUNT + 1, WINDOW, GRACE, 0.5).restore([data])
     with pytest.raises(StateError):
-        RateByCount(COUNT, WINDOW, GRACE, 0.5).restore(data[:-1])
+        RateByCount(COUNT, WINDOW, GRACE, 0.5).restore([data[:-1]])
