@@ -86,8 +86,9 @@ def _hash_words(words, seed, out):  # type: ignore[no-untyped-def]
         out[row] = h ^ (h >> np.uint64(32))
 
 
-COMPILED_NOW = bool(_hash_spans.stats.cache_misses)
-"""Whether numba's cache had nothing for this machine: then the other kernels have to be compiled as well."""
+def compiled_before() -> bool:
+    """Whether numba's cache has this module's kernels for this machine; if not, those of others are missing too."""
+    return bool(_hash_spans.was_cached)
 
 
 def hash64(spans: Spans, seed: int) -> NDArray[np.uint64]:

@@ -1,12 +1,13 @@
 """How numba kernels are compiled: once per machine, for the types that are written beside them.
 
-Every kernel states its signature, so that it is compiled when its module is imported (or loaded from numba's cache) and
-never again for another type by accident. Read-only arrays are accepted wherever a kernel does not write.
-Kernels release the GIL, do no bounds checks, and must check every length they read from data themselves.
+Every kernel states its signature, so that it is compiled (or loaded from numba's cache) once, at its first call or by
+`load_imported`, and never again for another type by accident. Read-only arrays are accepted wherever a kernel does not
+write. Kernels release the GIL, do no bounds checks, and must check every length they read from data themselves.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -35,11 +36,43 @@ F64_OUT = types.Array(types.float64, 1, "C")
 B1_OUT = types.Array(types.boolean, 1, "C")
 
 
+class Kernel:
+    """A function that is compiled for its signatures; from another kernel call `inline` helpers, not this."""
+
+    def __init__(self, function: Callable[..., Any], signatures: tuple[Any, ...]) -> None:
+        self._function = function
+        self._signatures = list(signatures)
+        self._compiled: Any = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        return (self._compiled or self.load())(*arguments)
+
+    def load(self) -> Any:
+        """The compiled function: out of the cache, which takes some 6 ms (the first of all 300), or compiled now."""
+        if self._compiled is None:
+            self._compiled = numba.njit(
+                self._signatures, cache=True, nogil=True, error_model="numpy", boundscheck=False
+            )(self._function)
+        return self._compiled
+
+    @property
+    def was_cached(self) -> bool:
+        """Whether numba's cache had it; loads it."""
+        return not self.load().stats.cache_misses
+
+
 def kernel(*signatures: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function for `signatures` (numba signatures, e.g. `types.int64(U8, types.int64)`), and cache it."""
-    return numba.njit(  # type: ignore[no-any-return]
-        list(signatures), cache=True, nogil=True, error_model="numpy", boundscheck=False
-    )
+    """Make a function a kernel for `signatures` (numba signatures, e.g. `types.int64(U8, types.int64)`)."""
+    return lambda function: Kernel(function, signatures)
+
+
+def load_imported() -> None:
+    """Load all kernels of the package's modules that are imported by now: before work that must not stop to compile."""
+    for name, module in sorted(sys.modules.items()):
+        if name.startswith("streamsample."):
+            for value in vars(module).values():
+                if isinstance(value, Kernel):
+                    value.load()
 
 
 def inline(function: Callable[..., Any]) -> Any:

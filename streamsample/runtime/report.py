@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -14,12 +14,14 @@ from streamsample.labels.ledger import FEEDBACK_COLUMNS, PREDICTION_COLUMNS, ROW
 from streamsample.labels.watermark import MIN
 from streamsample.records import Int64s, RecordBatch, TopicPartition
 from streamsample.runtime.audit import Audit, chi_square
-from streamsample.runtime.metrics import Metrics
 from streamsample.runtime.plan import Plan
 from streamsample.runtime.samples import SEPARATOR
 from streamsample.runtime.source import Rejected
 from streamsample.runtime.task import Task
 from streamsample.runtime.training import Encoded
+
+if TYPE_CHECKING:
+    from streamsample.runtime.metrics import Metrics  # With an HTTP server, which those who only count need not load.
 
 Totals: TypeAlias = Counter[tuple[str, ...]]
 """A task's counters, by the metric that they belong to and its labels."""

@@ -28,6 +28,7 @@ from streamsample.clock import Clock, SystemClock
 from streamsample.config import Job
 from streamsample.errors import ConfigurationError, StreamsampleError
 from streamsample.kafka.topics import TopicAdmin
+from streamsample.kernels import load_imported
 from streamsample.records import TopicPartition
 from streamsample.runtime.http import StatusServer
 from streamsample.runtime.metrics import Metrics
@@ -94,6 +95,7 @@ def run_one(job: Job, options: Options, clock: Clock, *, serve: bool = True) -> 
         if serve:
             server = _serve(job, worker, registry, clock)
             options.on_start(server.url)
+        load_imported()
         _calm_garbage_collection()
         with _stopping_on_signals(worker.stop), _telling(report.progress, options.on_progress):
             worker.run()

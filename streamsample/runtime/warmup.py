@@ -11,6 +11,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from streamsample.kernels import load_imported
+
 FIRST = "streamsample.hashing"
 ALWAYS = (
     "streamsample.sampling.split",
@@ -41,12 +43,18 @@ def load_kernels(
     windows: bool = True,
     computed: bool = True,
     broker: bool = True,
+    at_call: bool = False,
 ) -> None:
-    """Import everything with kernels that a job with these formats, perhaps a windowed sample and brokers, needs.
+    """Import everything with kernels that a job with these formats, perhaps a windowed sample and brokers, needs, and
+    load them.
 
-    computed: also what single settings need, which jobs load as they find them. `say` is called if they must be
-    compiled.
+    computed: also what single settings need, which jobs load as they find them. at_call: do nothing if they were
+    compiled before; each is loaded when it is called. `say` is called if they must be compiled.
     """
+    hashing = importlib.import_module(FIRST)
+    compiled = hashing.compiled_before()
+    if compiled and at_call:
+        return
     mine = [
         *ALWAYS,
         *BROKER * broker,
@@ -56,9 +64,8 @@ def load_kernels(
     mine[:0] = COMPUTED if computed else ()
     # With both formats the join's process takes one of them.
     others = [JOIN] + [mine.pop() for _ in range(2) if len(formats) > 1]
-    hashing = importlib.import_module(FIRST)
     helper = None
-    if hashing.COMPILED_NOW and not all(name in sys.modules for name in (*mine, *others)):
+    if not compiled:
         say("compiling the numba kernels, once on this machine (up to 30 s) ...")
         helper = subprocess.Popen([sys.executable, "-m", "streamsample.runtime.warmup", *others])
     try:
@@ -72,6 +79,7 @@ def load_kernels(
 def _load(names: Sequence[str]) -> None:
     for name in names:
         importlib.import_module(name)
+    load_imported()
 
 
 if __name__ == "__main__":
