@@ -213,6 +213,11 @@ class Job(Section):
         return self.state_directory / "rows"
 
     @property
+    def tasks_directory(self) -> Path:
+        """Where the state of tasks lies that no worker runs."""
+        return self.state_directory / "tasks"
+
+    @property
     def sources(self) -> dict[str, Input | Feedback]:
         """Every topic that is read: the input under its topic's name, then each feedback."""
         read: tuple[Input | Feedback, ...] = (self.input, *self.feedback.values())

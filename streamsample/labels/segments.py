@@ -60,8 +60,8 @@ class Segment:
         """Copy the payload of the rows at `picks`, whose handles are `handles[picks]`; the rows note where it is."""
         first = 0
         while True:
-            if self._chunks:
-                chunk = self._chunks[-1]
+            chunk = self._chunks[-1] if self._chunks else None
+            if chunk is not None and chunk.file is None:
                 before = chunk.used
                 first, chunk.used = append_payload(
                     table,
@@ -78,10 +78,20 @@ class Segment:
                 self.bytes_used += chunk.used - before
             if first == len(picks):
                 return
-            if self._chunks:
-                self._space.filled(self._chunks[-1])
+            if chunk is not None and chunk.file is None:
+                self._space.filled(chunk)
             room = min(_CHUNK_MAX, max(_CHUNK_MIN, self.bytes_used // _CHUNK_SHARE))
             self._chunks.append(self._space.chunk(max(room, int(payload.size[picks[first]]))))
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        """Where the payload lies, oldest first."""
+        return list(self._chunks)
+
+    def take_over(self, chunks: list[Chunk]) -> None:
+        """Have these chunks, of an earlier process, in an empty segment."""
+        self._chunks = chunks
+        self.bytes_used = sum(chunk.used for chunk in chunks)
 
     def check(self) -> None:
         """Before payload is read: that what lies in files is what was written. Each chunk in a file is looked at once.

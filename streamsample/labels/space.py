@@ -13,6 +13,7 @@ import errno
 import mmap
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,17 +21,21 @@ import numpy as np
 from crc32c import crc32c
 
 from streamsample.errors import LocalStateError, StateError
-from streamsample.records import Bytes
+from streamsample.records import Bytes, Int64s
 
 _FILE_BYTES: Final = 256 << 20
 """A file is full beyond this: so that disk space comes back while others are still needed."""
 _FAILED: Final = ctypes.c_void_p(-1).value
+_REMEDY: Final = (
+    "the state is restored from the changelog; if it happens again, check the disk, or give the job another "
+    "state.directory"
+)
 
 
 class Chunk:
     """A piece of memory that never moves. view: its bytes, to be written to until it is full."""
 
-    __slots__ = ("_checked", "_memory", "address", "checksum", "file", "freed", "offset", "used", "view")
+    __slots__ = ("_checked", "_memory", "address", "checksum", "file", "freed", "offset", "stored", "used", "view")
 
     def __init__(self, size: int) -> None:
         self._memory = mmap.mmap(-1, _pages(size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -39,14 +44,17 @@ class Chunk:
         self.used = 0
         self.freed = False
         self.file: _File | None = None
+        """Where it lies; None: in memory. Nothing can be written to it then."""
         self.offset = 0
+        self.stored = 0
+        """Bytes in the file, whole pages."""
         self.checksum = 0
         self._checked = False
 
     def check(self) -> None:
         """Read it back once, if it is in a file. Raises LocalStateError if the file does not hold what was written."""
         if self.file is not None and not self._checked:
-            self.file.check(self.offset, len(self.view), self.checksum)
+            self.file.check(self.offset, self.stored, self.checksum)
             self._checked = True
 
     def let_go(self) -> None:
@@ -61,7 +69,7 @@ class PayloadSpace:
     """
 
     def __init__(self, directory: Path | None = None, memory_limit: int | None = None) -> None:
-        self._directory = directory
+        self.directory = directory
         self._limit = memory_limit if directory is not None else None
         self._files = 0
         self._file: _File | None = None
@@ -88,17 +96,16 @@ class PayloadSpace:
         """Bring full chunks beyond the limit into files. Raises StateError if they cannot be written."""
         while self._limit is not None and self._full and self.memory_bytes + self.table_bytes > self._limit:
             chunk = self._full.pop()
-            if not chunk.freed:
+            if not chunk.freed and chunk.file is None:
                 self._spill(chunk)
 
     def free(self, chunk: Chunk) -> None:
         """Forget a chunk; nothing may read it any more."""
-        size = len(chunk.view)
         chunk.freed = True
         if chunk.file is None:
-            self.memory_bytes -= size
+            self.memory_bytes -= len(chunk.view)
             return
-        self.file_bytes -= size
+        self.file_bytes -= chunk.stored
         chunk.file.release()
 
     def close(self) -> None:
@@ -106,29 +113,88 @@ class PayloadSpace:
         if self._file is not None:
             self._file.seal()
             self._file = None
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+        if self.directory is not None:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def keep(self, chunks: Sequence[Chunk], directory: Path) -> tuple[list[str], Int64s]:
+        """Let `directory` have the files that hold these chunks, under the names returned; those that are in memory
+        are written out first. Where each lies: int64[n, 5] of (number of its file, offset, bytes stored, bytes used,
+        checksum), for `take_over`.
+
+        The files are linked, not copied: they outlive this space. Raises StateError if they cannot be written.
+        """
+        for chunk in chunks:
+            if chunk.file is None:
+                self._spill(chunk)
+        numbers: dict[_File, int] = {}
+        for chunk in chunks:
+            if chunk.file is not None:
+                numbers.setdefault(chunk.file, len(numbers))
+        for file in numbers:
+            try:
+                os.link(file.path, directory / file.path.name)
+            except OSError as error:
+                raise _cannot_write(directory / file.path.name, error) from error
+        places = [
+            (numbers[chunk.file], chunk.offset, chunk.stored, chunk.used, chunk.checksum)
+            for chunk in chunks
+            if chunk.file is not None
+        ]
+        return [file.path.name for file in numbers], np.array(places, np.int64).reshape(-1, 5)
+
+    def take_over(self, directory: Path, names: Sequence[str], places: Int64s) -> list[Chunk]:
+        """The chunks that `keep` has left in `directory`, whose files are moved to this space's own.
+
+        Raises LocalStateError if a file is missing or too short. What they hold is looked at when it is needed.
+        """
+        ends = np.zeros(len(names), np.int64)
+        np.maximum.at(ends, places[:, 0], places[:, 1] + places[:, 2])
+        for name, end in zip(names, ends.tolist(), strict=True):
+            path = directory / name
+            size = path.stat().st_size if path.is_file() else -1
+            if size < end:
+                raise LocalStateError(
+                    f"{path}: " + ("is missing" if size < 0 else f"is cut short: {size} of {end} bytes are there"),
+                    remedy=_REMEDY,
+                )
+        files = [self._next_file(directory / name) for name in names]
+        chunks = [self._chunk_in(files[number], *place) for number, *place in places.tolist()]
+        for file in files:
+            file.seal()
+        return chunks
+
+    def _chunk_in(self, file: _File, offset: int, stored: int, used: int, checksum: int) -> Chunk:
+        chunk = Chunk(stored)
+        chunk.file, chunk.offset, chunk.stored, chunk.used, chunk.checksum = file, offset, stored, used, checksum
+        _map_over(chunk.address, stored, file.descriptor, offset)
+        file.hold()
+        self.file_bytes += stored
+        return chunk
 
     def _spill(self, chunk: Chunk) -> None:
-        size = len(chunk.view)
         if self._file is None or self._file.size >= _FILE_BYTES:
+            if self._file is not None:
+                self._file.seal()
             self._file = self._next_file()
-        chunk.checksum = crc32c(chunk.view.data)
-        chunk.offset = self._file.append(chunk.view.data)
+        chunk.stored = _pages(chunk.used)
+        data = chunk.view[: chunk.stored].data
+        chunk.checksum = crc32c(data)
+        chunk.offset = self._file.append(data)
         chunk.file = self._file
-        _map_over(chunk.address, size, self._file.descriptor, chunk.offset)
-        self.memory_bytes -= size
-        self.file_bytes += size
+        _map_over(chunk.address, chunk.stored, self._file.descriptor, chunk.offset)
+        self.memory_bytes -= len(chunk.view)
+        self.file_bytes += chunk.stored
 
-    def _next_file(self) -> _File:
-        assert self._directory is not None
-        if self._file is not None:
-            self._file.seal()
+    def _next_file(self, found: Path | None = None) -> _File:
+        """A file with the next name; `found`: one that is there already, and gets that name."""
+        assert self.directory is not None
         self._files += 1
-        path = self._directory / f"payload-{self._files:06d}"
+        path = self.directory / f"payload-{self._files:06d}"
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            return _File(path)
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if found is not None:
+                found.rename(path)
+            return _File(path, new=found is None)
         except OSError as error:
             raise _cannot_write(path, error) from error
 
@@ -136,9 +202,9 @@ class PayloadSpace:
 class _File:
     """A file of chunks. It is gone when all of them are released, and nothing is appended any more."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, new: bool) -> None:
         self.path = path
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
         self.size = 0
         self._chunks = 0
         self._sealed = False
@@ -153,8 +219,12 @@ class _File:
         except OSError as error:
             raise _cannot_write(self.path, error) from error
         self.size = begin + len(data)
-        self._chunks += 1
+        self.hold()
         return begin
+
+    def hold(self) -> None:
+        """A chunk needs it."""
+        self._chunks += 1
 
     def check(self, offset: int, size: int, checksum: int) -> None:
         """Raises LocalStateError if what was written there is not there."""
@@ -185,8 +255,7 @@ class _File:
     def _damaged(self, offset: int, what: str) -> LocalStateError:
         return LocalStateError(
             f"{self.path}@{offset}: the payload of open rows {what}",
-            remedy="the state is restored from the changelog; if it happens again, check the disk, or give the job "
-            "another state.directory",
+            remedy=_REMEDY,
         )
 
 

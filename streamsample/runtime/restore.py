@@ -1,4 +1,5 @@
-"""How a task begins: from its changelog if the group has committed for it, else from where the job starts.
+"""How a task begins: from its local state or its changelog if the group has committed for it, else from where the job
+starts.
 
 A task whose group has no position though its changelog holds committed state has lost the position (a deleted group,
 or offsets.retention.minutes of a job that stood still): to begin again would write its records a second time.
@@ -6,16 +7,20 @@ or offsets.retention.minutes of a job that stood still): to begin again would wr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from streamsample.clock import Clock
-from streamsample.errors import ChangelogGapError, RetentionError, StateError
+from streamsample.errors import ChangelogGapError, LocalStateError, RetentionError, StateError
 from streamsample.kafka.changelog import ChangelogPosition, ChunkReader, StoredChunk
 from streamsample.kafka.consumer import ColumnarConsumer, FetchLimits
 from streamsample.records import TopicPartition
+from streamsample.runtime.local import LocalCopy, find, forget
 from streamsample.runtime.task import FIRST_EVENT, Task
+
+log = logging.getLogger(__name__)
 
 _NO_PROGRESS_MS = 60_000
 _LIMITS = FetchLimits(partition=16 << 20, request=64 << 20, decoded=64 << 20)
@@ -23,38 +28,57 @@ _LIMITS = FetchLimits(partition=16 << 20, request=64 << 20, decoded=64 << 20)
 
 @dataclass(slots=True)
 class Restoration:
-    """A task that is reading its changelog. Goes on a little at each `step`, so that the worker keeps polling its
-    group.
+    """A task that is reading its local copy, or else its changelog. Goes on a little at each `step`, so that the worker
+    keeps polling its group.
     """
 
     task: Task
     changelog: TopicPartition
     position: ChangelogPosition
     positions: dict[str, int]
-    reader: ColumnarConsumer
+    connect: Callable[[], ColumnarConsumer]
     started_ms: int
+    local: LocalCopy | None
     chunks: list[StoredChunk] = field(default_factory=list)
     _parts: ChunkReader = field(init=False)
     _heard_ms: int = field(init=False)
+    _reader: ColumnarConsumer | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._parts = ChunkReader(self.changelog, self.position)
         self._heard_ms = self.started_ms
-        self.reader.assign([self.changelog])
-        self.reader.seek(self.changelog, self.position.offset)
-        self.reader.resume([self.changelog])
+
+    @property
+    def source(self) -> str:
+        """What the state is read from."""
+        return "its changelog" if self.local is None else "its local state"
 
     @property
     def progress(self) -> float:
-        """The share of chunks read, 0 to 1."""
-        return self._parts.progress
+        """The share that was read, 0 to 1."""
+        return self._parts.progress if self.local is None else self.local.progress
 
     def step(self, clock: Clock, timeout_ms: float) -> bool:
         """Read on; whether the task is restored. Raises StateError when the changelog cannot give what was
         committed.
         """
+        if self.local is None:
+            return self._read_changelog(clock, timeout_ms)
         try:
-            batches = self.reader.poll(timeout_ms)
+            return self.local.step()
+        except LocalStateError as error:
+            log.warning("task %d: its local state is not used: %s", self.task.partition, error)
+            self.local, self._heard_ms = None, clock.elapsed_ms()
+            return False
+
+    def _read_changelog(self, clock: Clock, timeout_ms: float) -> bool:
+        if self._reader is None:
+            self._reader = self.connect()
+            self._reader.assign([self.changelog])
+            self._reader.seek(self.changelog, self.position.offset)
+            self._reader.resume([self.changelog])
+        try:
+            batches = self._reader.poll(timeout_ms)
         except RetentionError as error:
             raise ChangelogGapError(
                 f"{self.changelog}@{self.position.offset}: the changelog no longer begins there: {error.what}",
@@ -81,7 +105,10 @@ class Restoration:
 
     def close(self) -> None:
         """End the reader's connection."""
-        self.reader.close()
+        if self._reader is not None:
+            self._reader.close()
+        if self.local is not None:
+            self.local.close()
 
 
 @dataclass(slots=True)
@@ -144,15 +171,21 @@ def begin(
 
     Raises StateError if only some of the task's partitions have a position.
     """
-    restoration = begin_restoration(task, connection, client_id, committed, clock)
+    changelog = TopicPartition(task.plan.job.changelog_topic, task.partition)
+    first = consumer.beginning_offsets([changelog])[changelog]
+
+    def connect() -> ColumnarConsumer:
+        return ColumnarConsumer(connection, group=None, client_id=f"{client_id}-restore", limits=_LIMITS)
+
+    restoration = begin_restoration(task, connect, committed, first, clock)
     if restoration is not None:
         return restoration
-    changelog = TopicPartition(task.plan.job.changelog_topic, task.partition)
-    first, end = consumer.beginning_offsets([changelog])[changelog], consumer.end_offsets([changelog])[changelog]
+    forget(task)
+    end = consumer.end_offsets([changelog])[changelog]
     if first == end:
         start_fresh(task, consumer, clock.now_ms())
         return None
-    reader = ColumnarConsumer(connection, group=None, client_id=f"{client_id}-restore", limits=_LIMITS)
+    reader = connect()
     reader.assign([changelog])
     reader.seek(changelog, first)
     reader.resume([changelog])
@@ -161,12 +194,14 @@ def begin(
 
 def begin_restoration(
     task: Task,
-    connection: Mapping[str, Any],
-    client_id: str,
+    connect: Callable[[], ColumnarConsumer],
     committed: Mapping[TopicPartition, tuple[int, str]],
+    first_offset: int,
     clock: Clock,
 ) -> Restoration | None:
     """Begin to restore a task from what the group committed for its partitions; None if there is nothing to restore.
+
+    connect: gives a reader for the changelog, whose first record is at `first_offset`.
 
     Raises StateError if only some of its partitions have a position.
     """
@@ -184,13 +219,15 @@ def begin_restoration(
             remedy="the group was used by something else, or its offsets were set by hand: give the job another "
             "name, or delete the group with `streamsample reset JOB`",
         )
+    positions = {source.topic: committed[source][0] for source in known}
     return Restoration(
         task=task,
         changelog=TopicPartition(task.plan.job.changelog_topic, task.partition),
         position=position,
-        positions={source.topic: committed[source][0] for source in known},
-        reader=ColumnarConsumer(connection, group=None, client_id=f"{client_id}-restore", limits=_LIMITS),
+        positions=positions,
+        connect=connect,
         started_ms=clock.elapsed_ms(),
+        local=find(task, positions, position, first_offset),
     )
 
 

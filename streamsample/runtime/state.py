@@ -7,7 +7,7 @@ import json
 import struct
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import TypeVar
 
 import msgspec
@@ -218,6 +218,15 @@ class ChunkLog:
             if older * 2 >= held:
                 break
         return last_row
+
+    def chunks(self) -> list[tuple[int, ...]]:
+        """What is known of each chunk, for `take_up`."""
+        return [(each.sequence, each.offset, each.size_bytes, *astuple(each.holds)) for each in self._chunks]
+
+    def take_up(self, chunks: Sequence[Sequence[int]]) -> None:
+        """Know these chunks, in an empty log."""
+        for sequence, offset, size_bytes, *holds in chunks:
+            self.add(sequence, offset, size_bytes, Logged(*holds))
 
     def position(self) -> ChangelogPosition:
         """What the committed offset must say. At least one chunk must have been added."""

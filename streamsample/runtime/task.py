@@ -6,6 +6,7 @@ A task does no I/O and reads no clock. The worker hands it batches and times, an
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import numpy as np
 from streamsample.errors import StateError
 from streamsample.hashing import hash64
 from streamsample.kafka.changelog import StoredChunk
-from streamsample.labels import FINAL, LATE, LIMIT, LabelJoin, Settled, Watermark, delta_parts
+from streamsample.labels import FINAL, LATE, LIMIT, LabelJoin, PayloadSpace, Settled, Watermark, delta_parts
 from streamsample.labels.watermark import MIN
 from streamsample.records import Bools, Int64s, RecordBatch, Spans, TopicPartition
 from streamsample.runtime.aside import originals_of, set_aside, waited_in_vain
@@ -31,6 +32,7 @@ from streamsample.runtime.state import (
     ChunkBody,
     ChunkLog,
     Logged,
+    SchemaName,
     check_body,
     decode_body,
     delta_of,
@@ -113,6 +115,11 @@ class Task:
         if self.windows is not None:
             return self.windows.watermark
         return self.watermark.value() if self.join is None else self.join.watermark
+
+    @property
+    def space(self) -> PayloadSpace:
+        """Where the payload of its rows lies; shared with the worker's other tasks."""
+        return self._settings.space
 
     def close(self) -> None:
         """Give memory and files back. Nothing can be asked of the task any more."""
@@ -353,24 +360,37 @@ class Task:
         """Whether there is anything to commit since the last `snapshot`."""
         return self._changed
 
+    @property
+    def shape(self) -> tuple[str, int, list[SchemaName]]:
+        """What the state depends on: of the job, how many tasks there are, and the rows' schemas by their numbers."""
+        return self.plan.job.state_shape, self._settings.partitions, self._schemas
+
     def snapshot(self) -> tuple[list[bytes | memoryview], Logged]:
         """The body of the next chunk, everything that changed since the last call, and what it holds."""
         step, logged = self._snapshot_step()
-        draws = self._samples.snapshot()
-        body = ChunkBody(
-            shape=self.plan.job.state_shape,
-            partitions=self._settings.partitions,
+        body = self._body()
+        self._changed = False
+        return encode_body(body, step), logged.beside(body.draws)
+
+    def whole_body(self) -> ChunkBody:
+        """Everything but the state of the join or of windows, as it is now. The task is of no use afterwards."""
+        self._samples.rewrite()
+        return self._body()
+
+    def _body(self) -> ChunkBody:
+        shape, partitions, schemas = self.shape
+        return ChunkBody(
+            shape=shape,
+            partitions=partitions,
             positions=dict(self.positions),
             watermark=self.watermark.snapshot(),
             covered_from=dict(self.covered_from),
             start_ms=self.start_ms,
             counts=dict(self.counts),
-            schemas=self._schemas,
-            draws=draws,
+            schemas=schemas,
+            draws=self._samples.snapshot(),
             step=b"",
         )
-        self._changed = False
-        return encode_body(body, step), logged.beside(draws)
 
     def _snapshot_step(self) -> tuple[list[bytes | memoryview], Logged]:
         held = self._samples.held
@@ -407,7 +427,14 @@ class Task:
                 remedy="the group's offsets were moved by hand: move them back, or start over with `streamsample "
                 "reset JOB`",
             )
-        self.positions = dict(positions)
+        self.take_bodies(bodies)
+        for chunk, body, logged in zip(chunks, bodies, self._restore_step(bodies, changelog), strict=True):
+            self.log.add(chunk.sequence, chunk.offset, chunk.size_bytes, logged.beside(body.draws))
+
+    def take_bodies(self, bodies: Sequence[ChunkBody]) -> None:
+        """Take up all of these, oldest first, but the state of the join or of windows. Raises StateError."""
+        last = bodies[-1]
+        self.positions = dict(last.positions)
         self.watermark.restore(last.watermark)
         self._idle = self.watermark.closed_by_idle
         self.covered_from |= last.covered_from
@@ -415,8 +442,6 @@ class Task:
         self._samples.restore([body.draws for body in bodies])
         self.counts.clear()
         self.counts.update(last.counts)
-        for chunk, body, logged in zip(chunks, bodies, self._restore_step(bodies, changelog), strict=True):
-            self.log.add(chunk.sequence, chunk.offset, chunk.size_bytes, logged.beside(body.draws))
 
     def _restore_step(self, bodies: list[ChunkBody], changelog: TopicPartition) -> list[Logged]:
         """Take up the step's state; what each chunk holds of it."""

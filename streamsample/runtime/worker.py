@@ -25,6 +25,7 @@ from streamsample.kafka.topics import TopicAdmin
 from streamsample.labels import PayloadSpace
 from streamsample.records import RecordBatch, TopicPartition
 from streamsample.runtime.follow import Follower, TopicClock
+from streamsample.runtime.local import keep_all
 from streamsample.runtime.plan import Plan
 from streamsample.runtime.preflight import Cluster
 from streamsample.runtime.report import Report
@@ -114,6 +115,7 @@ class Worker:
             while not self._stop.is_set():
                 self._turn()
                 if self._done() and self._settle_the_end() and self._exchange_is_over():
+                    keep_all(self._tasks.values())
                     return
             self._commit_quietly()
         finally:
@@ -288,6 +290,7 @@ class Worker:
         """The last commit before leaving; if it fails, nothing is lost: the next owner begins at the one before."""
         try:
             self._commit()
+            keep_all(self._tasks.values())
         except _RETRIABLE as error:
             log.warning("the last commit failed, the work since the one before will be done again: %s", error)
 
@@ -369,7 +372,7 @@ class Worker:
                 if isinstance(restoration, Restoration):
                     seconds = (self._clock.elapsed_ms() - restoration.started_ms) / 1000
                     self._report.restored(seconds)
-                    log.info("task %d restored in %.1f s", partition, seconds)
+                    log.info("task %d restored from %s in %.1f s", partition, restoration.source, seconds)
                 self._start(restoration.task)
 
     def _start(self, task: Task) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,7 +63,7 @@ class Worker:
     """One `streamsample run`: a process with a state directory, a metrics port and a log of its own."""
 
     def __init__(self, job_file: Path, folder: Path, arguments: Sequence[str], crash_at: str = "") -> None:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.log_path = folder / "log"
         environment = {**os.environ, "STATE_DIRECTORY": str(folder / "state"), "NO_COLOR": "1"}
         environment["PYTHONFAULTHANDLER"] = "1"  # for `autopsy`
@@ -109,8 +110,7 @@ class Worker:
             raise AssertionError(f"did not end within {seconds} s:\n{self.autopsy()}") from None
 
     def ends_well(self, seconds: float = SECONDS) -> None:
-        code = self.ends(seconds)
-        assert code == 0, f"exit code {code}:\n{self.log}"
+        assert (code := self.ends(seconds)) == 0, f"exit code {code}:\n{self.log}"
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -335,8 +335,9 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
         return worker
 
     def catch_up_here(self) -> list[str]:
-        """The same inside this process, for what needs no process of its own; the warnings."""
+        """The same inside this process, from the changelog alone; the warnings."""
         warnings: list[str] = []
+        shutil.rmtree(self.job.tasks_directory, ignore_errors=True)
         run_one(self.job, Options(until_caught_up=True, on_warning=warnings.append), SystemClock(), serve=False)
         return warnings
 

@@ -184,8 +184,7 @@ STEPS = st.lists(
 HASHES = st.sampled_from([harness.real_hash, harness.constant_hash, harness.weak_hash])
 
 
-def play(world: World, steps: list[tuple[object, ...]], hash_ids: harness.Hash) -> Player:
-    player = Player(world, hash_ids)
+def take(player: Player, steps: list[tuple[object, ...]]) -> None:
     for what, *arguments in steps:
         if what in ("read", "read and settle"):
             player.read(int(arguments[0]) % len(player.position), int(arguments[1]))  # type: ignore[call-overload]
@@ -195,6 +194,11 @@ def play(world: World, steps: list[tuple[object, ...]], hash_ids: harness.Hash) 
             player.commit(int(arguments[0]))  # type: ignore[call-overload]
         if what in ("crash", "commit and crash"):
             player.crash()
+
+
+def play(world: World, steps: list[tuple[object, ...]], hash_ids: harness.Hash) -> Player:
+    player = Player(world, hash_ids)
+    take(player, steps)
     player.finish()
     return player
 
