@@ -1,6 +1,7 @@
 """Natural labels: watermarks, and the join of predictions with the feedback that comes later."""
 
 from streamsample.labels.delta import Delta, decode_delta, delta_parts, encode_delta
+from streamsample.labels.image import image_of, take_up
 from streamsample.labels.join import LabelJoin
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.results import (
@@ -47,4 +48,6 @@ __all__ = [
     "decode_delta",
     "delta_parts",
     "encode_delta",
+    "image_of",
+    "take_up",
 ]

@@ -175,6 +175,11 @@ class Metrics:
         self.restore_seconds = self._gauge(
             "restore_duration_seconds", "How long the last restore of a task took.", over_workers="livemax"
         )
+        self.restore_progress = self._gauge(
+            "restore_progress_ratio",
+            "How much was read of the state of the task that is being restored and least far; 1 if none is.",
+            over_workers="livemin",
+        )
         self.build_info = self._gauge(
             "build_info",
             "Always 1; the labels tell the versions.",

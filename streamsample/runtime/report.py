@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -144,9 +144,14 @@ class Report:
         self._metrics.restore_seconds.set(seconds)
 
     def standing(
-        self, tasks: Mapping[int, Task], lags: Mapping[str, int], now_ms: int, restoring: int, file_bytes: int
+        self,
+        tasks: Mapping[int, Task],
+        lags: Mapping[str, int],
+        now_ms: int,
+        restoring: Sequence[float],
+        file_bytes: int,
     ) -> None:
-        """Set the gauges to how things stand."""
+        """Set the gauges to how things stand. restoring: of each task being restored, the share that was read."""
         metrics, progress = self._metrics, self.progress
         joins = [task.join for task in tasks.values() if task.join is not None]
         counts = [join.counts() for join in joins]
@@ -154,7 +159,8 @@ class Report:
         candidates = sum(sample.held for sample in samples)
         progress.open_rows = sum(count.open_rows for count in counts) + candidates
         progress.lag = sum(lags.values())
-        progress.restoring, progress.tasks = restoring, len(tasks) + restoring
+        progress.restoring, progress.tasks = len(restoring), len(tasks) + len(restoring)
+        metrics.restore_progress.set(min(restoring, default=1.0))
         metrics.open_rows.set(progress.open_rows)
         metrics.open_windows.set(sum(sample.open_windows for sample in samples))
         metrics.held_rows.set(sum(count.held_rows for count in counts) + candidates)

@@ -23,6 +23,7 @@ from streamsample.runtime.task import FIRST_EVENT, Task
 log = logging.getLogger(__name__)
 
 _NO_PROGRESS_MS = 60_000
+_TELL_MS = 3_000
 _LIMITS = FetchLimits(partition=16 << 20, request=64 << 20, decoded=64 << 20)
 
 
@@ -42,11 +43,12 @@ class Restoration:
     chunks: list[StoredChunk] = field(default_factory=list)
     _parts: ChunkReader = field(init=False)
     _heard_ms: int = field(init=False)
+    _told_ms: int = field(init=False)
     _reader: ColumnarConsumer | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._parts = ChunkReader(self.changelog, self.position)
-        self._heard_ms = self.started_ms
+        self._heard_ms = self._told_ms = self.started_ms
 
     @property
     def source(self) -> str:
@@ -62,6 +64,9 @@ class Restoration:
         """Read on; whether the task is restored. Raises StateError when the changelog cannot give what was
         committed.
         """
+        if clock.elapsed_ms() - self._told_ms > _TELL_MS:
+            self._told_ms = clock.elapsed_ms()
+            log.info("task %d: %.0f%% of %s read", self.task.partition, 100 * self.progress, self.source)
         if self.local is None:
             return self._read_changelog(clock, timeout_ms)
         try:
@@ -128,6 +133,11 @@ class FirstStart:
 
     def __post_init__(self) -> None:
         self._heard_ms = self.started_ms
+
+    @property
+    def progress(self) -> float:
+        """The share of the changelog that was read, 0 to 1."""
+        return min(1.0, (self.reader.position(self.changelog) or 0) / self.end)
 
     def step(self, clock: Clock, timeout_ms: float) -> bool:
         """Read on; whether the task has its first positions. Raises StateError if there is committed state."""

@@ -485,7 +485,8 @@ class Worker:
                 source = TopicPartition(topic, partition)
                 end = max(self._consumer.high_watermark(source) or 0, self._ends.get(source, 0))
                 lags[topic] += max(0, end - (self._consumer.position(source) or 0))
-        self._report.standing(self._tasks, lags, self._clock.now_ms(), len(self._restoring), self._space.file_bytes)
+        restoring = [each.progress for each in self._restoring.values()]
+        self._report.standing(self._tasks, lags, self._clock.now_ms(), restoring, self._space.file_bytes)
 
     def _close(self) -> None:
         self._drop(set(self._tasks) | set(self._restoring))
