@@ -66,15 +66,13 @@ def schema_problems(parsed: Any, path: KeyPath) -> Iterator[Problem]:
 
 
 class AvroFields:
-    """The fields of one parsed schema. `label` is what messages call it. `usable`: it is a record's schema."""
+    """The fields of one parsed schema, a valid one of a record. `label` is what messages call it."""
 
     def __init__(self, parsed: Any, label: str) -> None:
         self.label = label
         self._root = parsed
         self._named: dict[str, Any] = {}
-        self.usable = not any(True for _ in schema_problems(parsed, ()))
-        if self.usable:
-            self._collect(parsed, "")
+        self._collect(parsed, "")
 
     @property
     def names(self) -> list[str]:
@@ -102,6 +100,10 @@ class AvroFields:
             yield Problem(path, f"{self.label}: {field} is {listed(kinds) or 'always null'}, must be {_NEEDED[use]}")
         elif use == "time":
             yield from self._check_unit(field, path, branches, unit)
+
+    def kinds(self, field: str) -> list[str]:
+        """The names of the types that the field can have, null aside. Raises Wrong where there is no such field."""
+        return self._kinds(self._find(field))
 
     def type_of(self, field: str) -> Type:
         """What the field is in expressions. Raises Wrong where there is no such field, or none that they can use."""

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from streamsample.config.avro_fields import AvroFields, Use, schema_problems
 from streamsample.config.columns import Bins, Columns, Each, Expression, StratumColumn
-from streamsample.config.models import Feedback, Source
+from streamsample.config.models import Feedback, Input, Source
 from streamsample.config.problems import KeyPath, Problem, Wrong
+from streamsample.config.slates import exploded
+from streamsample.config.values import SchemaFile
 
 if TYPE_CHECKING:
     from streamsample.config.job import Job
@@ -31,7 +33,7 @@ class SourceFields:
     """The fields of a source's records as its expressions see them: see `expressions.Fields`."""
 
     def __init__(self, source: Source) -> None:
-        self._schemas = [AvroFields(schema.parsed, str(schema.path.name)) for schema in source.schemas.values()]
+        self._schemas = [_fields_of(source, schema) for schema in source.schemas.values()]
 
     def type_of(self, path: str) -> Type | None:
         """The type that all schemas give the field; None for JSON, which has no schema. Raises FieldError."""
@@ -48,6 +50,14 @@ class SourceFields:
         if len(found) > 1:
             raise FieldError(f"{path} is {' here and '.join(sorted(found))} there", "schemas must agree on its type")
         return next(iter(found), None)
+
+
+def _fields_of(source: Source, schema: SchemaFile) -> AvroFields:
+    """The fields of a schema as the job sees them. Raises Wrong where a list cannot be exploded."""
+    label = str(schema.path.name)
+    if isinstance(source, Input) and source.explode is not None:
+        return AvroFields(exploded(schema.parsed, source.explode, label), label)
+    return AvroFields(schema.parsed, label)
 
 
 def checked_expression(source: Source, text: str, use: Use | None) -> Checked:
@@ -119,9 +129,14 @@ def field_problems(job: Job) -> Iterator[Problem]:
             key: KeyPath = ("schema_file",) if source.schema_file else ("schema_files", str(number))
             if number is None and not source.schema_file:
                 key = ("schema_files", *[str(known) for known in source.schema_files])
-            yield from schema_problems(schema.parsed, path + key)
-            schemas.append(AvroFields(schema.parsed, str(schema.path.name)))
-        if not all(fields.usable for fields in schemas):
+            found = list(schema_problems(schema.parsed, path + key))
+            yield from found
+            try:
+                schemas += [] if found else [_fields_of(source, schema)]
+            except Wrong as wrong:
+                later = wrong.what.startswith("not yet: ")
+                yield Problem((*path, "explode"), wrong.what, wrong.remedy, not_yet=later)
+        if len(schemas) < len(source.schemas):
             continue
         checks = _SourceChecks(source, schemas)
         yield from _source_fields(source, path, checks)

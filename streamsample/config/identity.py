@@ -179,7 +179,9 @@ def _read(rule: Rule) -> list[Any]:
 
 def _source(source: Input | Feedback) -> dict[str, Any]:
     time = source.time and [described(source.time.column), source.time.unit]
-    return {"topics": source.topics, "id": described(source.id), "time": time}
+    explode = getattr(source, "explode", None)
+    slates = {} if explode is None else {"explode": explode}
+    return {"topics": source.topics, "id": described(source.id), "time": time, **slates}
 
 
 def _where(source: Source) -> dict[str, Any]:

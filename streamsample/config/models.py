@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validat
 from streamsample.config import kafka_options
 from streamsample.config.columns import Column, ColumnsSetting, Expression, ExpressionText
 from streamsample.config.problems import KeyPath, Problem, Wrong, WrongTogether, listed, nearest, show
+from streamsample.config.slates import ELEMENTS_MAX
 from streamsample.config.values import (
     Count,
     Directory,
@@ -265,9 +266,17 @@ class Source(Section):
 class Input(Source, OneTopic):
     """The topic of predictions."""
 
+    explode: FieldPath | None = Field(
+        None, description="a list whose elements are a prediction each: see below; default: a record is a prediction"
+    )
     idle_timeout_ms: Duration | None = Field(
         60_000, alias="idle_timeout", description="after what silence of the whole topic its time goes on; null: never"
     )
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        if self.explode is not None and "." in self.explode:
+            yield Problem(("explode",), "not yet: a list below another field", "name a top-level field", not_yet=True)
 
 
 class Feedback(Source, SomeTopics):
@@ -378,9 +387,17 @@ class Limits(Section):
     strata_max: Limit = Field(
         1_000, description="places that the strata of a windowed sample share which `sample.strata` does not name"
     )
+    elements_max: Limit = Field(
+        1_000, description="elements of a list that `input.explode` names; a record with more is a dead letter"
+    )
     ahead_bytes_max: Size = Field(
         64 << 20, description="bytes that a partition may be read ahead of the slowest before it is paused"
     )
+
+    def problems(self) -> Iterator[Problem]:
+        if self.elements_max > ELEMENTS_MAX:
+            what = f"must be at most {ELEMENTS_MAX:,}, found {self.elements_max}"
+            yield Problem(("elements_max",), what, "publish longer lists in several records")
 
 
 class Changelog(Section):

@@ -46,7 +46,6 @@ _SOURCE: dict[str, NotYet] = {
 
 _INPUT: dict[str, NotYet] = {
     "match": NotYet("attribution among predictions of one id (match)", "make the id unique"),
-    "explode": NotYet("slates (explode)", "publish one record per item shown"),
 }
 
 _TABLE: dict[str, NotYet] = {
@@ -56,7 +55,6 @@ _TABLE: dict[str, NotYet] = {
     "rekey": _SOURCE["rekey"],
     "input": NotYet("several inputs", "name one", _is_list),
     "match": _INPUT["match"],
-    "explode": _INPUT["explode"],
     "tests": NotYet("test timelines"),
     "timelines": NotYet("test timelines"),
     "sample.where": _WHERE,

@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamsample.errors import ConfigurationError
 from streamsample.formats import avro_kernel, projection
@@ -23,10 +24,11 @@ from streamsample.records import NULL, Bools, Float64s, Int32s, Int64s, Spans
 
 __all__ = ["FRAME_SIZE", "AvroProjector", "Framing", "features_schema"]
 
-Framing: TypeAlias = Literal["confluent", "none"]
+Framing: TypeAlias = Literal["confluent", "none", "beside"]
 """How a value says which schema it was written with.
 
-"confluent": a zero byte and the schema's id, 4 bytes, big-endian. "none": not at all; there is one schema.
+"confluent": a zero byte and the schema's id, 4 bytes, big-endian. "none": not at all; there is one schema. "beside":
+whoever projects it says so.
 """
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class AvroProjector:
 
     schemas: the writer schemas, mappings or JSON text, by the id in the frame; {None: schema} if values are bare.
     fields: what becomes columns. keep, drop: which top-level fields splicing keeps; give one, or neither to keep all.
+    apart: a top-level field that is a run of its own in the cuts, kept or not; then `splice` must not be asked.
 
     Raises ConfigurationError, naming path and schema id, if a schema is not valid or no record, a field is in one of
     the schemas missing or of a type that does not suit its kind, or a kept or dropped name is in none of them.
@@ -54,6 +57,7 @@ class AvroProjector:
         framing: Framing = "none",
         keep: Sequence[str] | None = None,
         drop: Sequence[str] | None = None,
+        apart: str | None = None,
     ) -> None:
         ids = _checked_ids(list(schemas), framing)
         self._schemas = [AvroSchema(schemas[key], "the schema" if key is None else f"schema id {key}") for key in ids]
@@ -61,17 +65,25 @@ class AvroProjector:
         check_names(keep, drop, everywhere, " and ".join(schema.label for schema in self._schemas))
         kept = [kept_names(schema, keep, drop) for schema in self._schemas]
         self._layout = Layout.of(fields, self._schemas)
-        self._program = compile_program(self._schemas, self._layout, kept)
+        self._program = compile_program(self._schemas, self._layout, kept, apart)
+        self.apart = np.array(self._program.apart, np.int16)
         self._lists = {wanted: _lists(wanted, self._schemas) for wanted in fields if wanted.kind == "items"}
-        self._ids = np.array([key for key in ids if key is not None], dtype=np.int64)
+        self._ids = np.array([key for key in ids if key is not None and framing == "confluent"], dtype=np.int64)
         self._frame_size = FRAME_SIZE if framing == "confluent" else 0
         self.schemas: tuple[WriterSchema, ...] = tuple(
             WriterSchema(key, schema.root, without_fields(schema, names))
             for key, schema, names in zip(ids, self._schemas, kept, strict=True)
         )
 
-    def project(self, values: Spans) -> Projection:
-        """Decode the fields of every value. See `projection.Projector`."""
+    @property
+    def frame_size(self) -> int:
+        """Bytes of a value before its body."""
+        return self._frame_size
+
+    def project(self, values: Spans, beside: NDArray[np.int16] | None = None) -> Projection:
+        """Decode the fields of every value. See `projection.Projector`. beside: int16[n], of each value the number of
+        its schema, where nothing in it says so.
+        """
         n, layout, program = len(values), self._layout, self._program
         buffer = np.ascontiguousarray(values.buffer)
         starts = np.ascontiguousarray(values.start)
@@ -84,7 +96,7 @@ class AvroProjector:
         valid = np.zeros((len(layout.integers) + len(layout.reals)) * n, np.bool_)
         cuts = np.zeros(program.cuts * n, np.int32)
         problem = np.empty(n, np.int16)
-        schema = np.empty(n, np.int16)
+        schema = np.zeros(n, np.int16) if beside is None else beside.copy()
         used = avro_kernel.project(
             buffer, starts, sizes, program.code, program.entries, self._ids, program.constants, program.ends,
             text_start, text_size, out, integers, reals, valid, cuts, problem, schema,
@@ -161,6 +173,8 @@ class AvroProjector:
 
 def _checked_ids(keys: list[int | None], framing: Framing) -> list[int | None]:
     """The ids in ascending order. Raises ConfigurationError if they do not suit the framing."""
+    if framing == "beside":
+        return keys
     if framing == "none":
         if keys != [None]:
             raise ConfigurationError(

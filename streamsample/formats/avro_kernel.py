@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
+from streamsample.formats.digits import write_digits
 from streamsample.formats.pointers import (
     address,
     copy,
@@ -180,26 +181,6 @@ def _read(buffer, pos, end, op, operand):  # type: ignore[no-untyped-def]
 
 
 @inline_always
-def write_digits(out, value):  # type: ignore[no-untyped-def]
-    """Write an int64 as decimal digits; how many bytes that took."""
-    rest = np.uint64(value)
-    sign = np.int64(0)
-    if value < 0:
-        store_u8(out, np.uint8(45))
-        sign = np.int64(1)
-        rest = np.uint64(-(value + 1)) + np.uint64(1)
-    size = sign + 1
-    limit = np.uint64(10)
-    while rest >= limit:  # at most 10**19, which 64 bits hold
-        limit *= np.uint64(10)
-        size += 1
-    for i in range(size - 1, sign - 1, -1):
-        store_u8(out + i, np.uint8(48) + np.uint8(rest % np.uint64(10)))
-        rest //= np.uint64(10)
-    return size
-
-
-@inline_always
 def _store_text(op, constant, buffer, value, start, length, constants, ends, text_start, text_size, out, used):  # type: ignore[no-untyped-def]
     """Store the registers as a text in the cells text_start and text_size; how much of `out` is used after it."""
     if op == TEXT_SPAN:
@@ -308,7 +289,7 @@ def _frame(pos, end, ids, count, last):  # type: ignore[no-untyped-def]
 
 
 @inline_always
-def _walk(  # type: ignore[no-untyped-def]
+def walk(  # type: ignore[no-untyped-def]
     program, pc, buffer, pos, end, row, rows, stack, constants, ends, text_start, text_size, out, used,
     integers, reals, valid, cuts, large
 ):  # fmt: skip
@@ -394,7 +375,8 @@ def project(  # type: ignore[no-untyped-def]
     entries: int32[s], where each schema's program begins; ids: int64[s] ascending, or empty if values are bare.
     constants, ends: the texts of booleans and enum symbols; the i-th is constants[ends[i]:ends[i + 1]]. Columns lie one
     after the other, n cells each: text_start and text_size (filled with null), integers, reals, valid (filled with
-    zeros). cuts: int32[n * c], filled with zeros, counted from the start of a value's body.
+    zeros). cuts: int32[n * c], filled with zeros, counted from the start of a value's body. schema: int16[n], where
+    values are bare filled with the number of the schema of each.
     A decimal that needs more than one division of float64 is left to the caller: not valid, its scale in `reals`, its
     bytes in a text slot: as many slots from the end of the texts as the column from the end of the reals.
     """
@@ -409,6 +391,7 @@ def project(  # type: ignore[no-untyped-def]
     large = (texts - np.int64(len(reals)) // rows) * rows
     base = address(buffer)
     for row in range(rows):
+        said = np.int64(schema[row])
         schema[row] = -1
         if sizes[row] < 0:
             problem[row] = _TOMBSTONE
@@ -426,8 +409,10 @@ def project(  # type: ignore[no-untyped-def]
                 continue
             last = found
             pos = first + FRAME_SIZE
+        else:
+            last = said
         schema[row] = last
-        code, written = _walk(
+        code, written = walk(
             address(program), address(program) + 4 * np.int64(entries[last]), base, pos, end, row, rows, address(stack),
             address(constants), address(ends), address(text_start), address(text_size), address(out), used,
             address(integers), address(reals), address(valid), address(cuts) + 4 * row * cut_count, large

@@ -9,8 +9,9 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from streamsample.formats.avro_kernel import varint, write_digits
+from streamsample.formats.avro_kernel import varint
 from streamsample.formats.avro_schema import AvroSchema, item_type
+from streamsample.formats.digits import write_digits
 from streamsample.formats.pointers import address, copy, load_u8
 from streamsample.formats.projection import ListColumn
 from streamsample.kernels import I16, I32, I32_OUT, I64, I64_OUT, U8, U8_OUT, kernel

@@ -29,6 +29,8 @@ _ADVICE: Final[dict[Kind, str]] = {
     "boolean": "it must be a boolean",
     "presence": "name a field of a simple type",
     "items": "it must be an array of strings, bytes, enums, ints, longs or booleans",
+    "elements": "it must be an array",
+    "absent": "name a field that is none of the schema's",
 }
 _OPS: Final = {
     "boolean": (ops.BOOLEAN, 1),
@@ -63,8 +65,8 @@ def supports(definition: dict[str, Any], kind: Kind) -> bool:
         return name in _INTEGERS
     if kind == "boolean":
         return bool(name == "boolean")
-    if kind in ("presence", "items"):
-        return False
+    if kind in ("presence", "items", "elements", "absent"):
+        return bool(kind == "elements" and name == "array")
     if kind == "number":
         return name in _REALS or decimal_scale(definition) is not None
     return name in _INTEGERS | _CONSTANT or (name in _VERBATIM and decimal_scale(definition) is None)
@@ -112,7 +114,7 @@ class Layout:
         layout = Layout()
         for wanted in dict.fromkeys(fields):
             leaves = [leaf for schema in schemas for leaf in check_field(wanted, schema)]
-            if wanted.kind == "items":
+            if wanted.kind in ("items", "elements"):
                 layout.text[wanted] = len(layout.text)  # the slot of where the list begins
             elif wanted.kind == "text":
                 layout._add_text(wanted, {leaf["type"] for leaf in leaves} - {"null"})
@@ -139,7 +141,7 @@ class Program:
     constants: uint8[c], ends: int64[e]: the i-th constant is constants[ends[i]:ends[i + 1]]; constant_max: bytes of the
     longest.
     cuts: how many cuts a value has, two for each run of kept top-level fields. whole: nothing is cut, as every field of
-    every schema is kept.
+    every schema is kept. apart: of each schema, the number of the run that is of its own.
     """
 
     code: Int32s
@@ -149,19 +151,27 @@ class Program:
     constant_max: int
     cuts: int
     whole: bool
+    apart: tuple[int, ...]
 
 
-def compile_program(schemas: Sequence[AvroSchema], layout: Layout, kept: Sequence[set[str]]) -> Program:
-    """Compile the programs of all schemas. kept: of each schema, the top-level fields that splicing keeps."""
-    whole = all(len(names) == len(schema.names()) for schema, names in zip(schemas, kept, strict=True))
+def compile_program(
+    schemas: Sequence[AvroSchema], layout: Layout, kept: Sequence[set[str]], apart: str | None = None
+) -> Program:
+    """Compile the programs of all schemas. kept: of each schema, the top-level fields that splicing keeps; apart: a
+    top-level field that is a run of its own, kept or not.
+    """
+    everything = all(len(names) == len(schema.names()) for schema, names in zip(schemas, kept, strict=True))
+    whole = everything and apart is None
     code: list[int] = []
     constants: list[bytes] = []
     entries: list[int] = []
+    runs: list[int] = []
     cuts = 0
     for schema, names in zip(schemas, kept, strict=True):
         entries.append(len(code))
         compiler = _Compiler(schema, layout, code, constants)
-        cuts = max(cuts, compiler.compile(None if whole else names))
+        cuts = max(cuts, compiler.compile(None if whole else names, apart))
+        runs.append(compiler.apart)
     sizes = [len(constant) for constant in constants]
     return Program(
         np.array(code, dtype=np.int32),
@@ -171,6 +181,7 @@ def compile_program(schemas: Sequence[AvroSchema], layout: Layout, kept: Sequenc
         max(sizes, default=0),
         cuts,
         whole,
+        tuple(runs),
     )
 
 
@@ -192,6 +203,16 @@ def _tree(fields: Iterator[Field]) -> _Node:
     return root
 
 
+_NO_RUN, _KEPT, _APART = range(3)
+
+
+def _run_of(name: str, kept: set[str], apart: str | None) -> int:
+    """What sort of run a top-level field is in."""
+    if name == apart:
+        return _APART
+    return _KEPT if name in kept else _NO_RUN
+
+
 class _Compiler:
     """Appends one schema's program to `code`."""
 
@@ -203,20 +224,25 @@ class _Compiler:
         self.bases: dict[tuple[bytes, ...], int] = {}
         self.routines: dict[str, list[int]] = {}  # the calls of each, to be patched
         self.target = len(code)  # the last address that something jumps to: no skip may grow across it
+        self.apart = -1
 
-    def compile(self, kept: set[str] | None) -> int:
+    def compile(self, kept: set[str] | None, apart: str | None) -> int:
         """Compile the whole schema; how many cuts it makes. `kept` is None if nothing is to be cut."""
         layout = self.layout
         tree = _tree(wanted for part in (layout.text, layout.integers, layout.reals) for wanted in part)
         cuts = 0
-        inside = False
+        run = _NO_RUN
         for entry in self.schema.root["fields"]:
-            if kept is not None and (entry["name"] in kept) != inside:
-                self._emit(ops.CUT, cuts)
-                cuts += 1
-                inside = not inside
+            mine = _NO_RUN if kept is None else _run_of(entry["name"], kept, apart)
+            if mine != run:
+                for _ in range((run != _NO_RUN) + (mine != _NO_RUN)):
+                    self._emit(ops.CUT, cuts)
+                    cuts += 1
+                if mine == _APART:
+                    self.apart = (cuts - 1) // 2
+                run = mine
             self._value(entry["type"], tree.below.get(entry["name"]))
-        if inside:
+        if run != _NO_RUN:
             self._emit(ops.CUT, cuts)
             cuts += 1
         self._emit(ops.END)

@@ -195,12 +195,14 @@ def _open(frame, c, node, scratch):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _walk(begin, end, tree, names, mode, cuts, room, found, scratch):  # type: ignore[no-untyped-def]
-    """Check the value in [begin, end), note tokens and runs: 0 or the problem. All but `mode`, `room` are addresses."""
+def _walk(begin, end, tree, names, mode, cuts, room, found, scratch, objects):  # type: ignore[no-untyped-def]
+    """Check the value in [begin, end), note tokens and runs: 0 or the problem. All but the modes and `room` are
+    addresses.
+    """
     problem, depth, node, state = 0, 0, np.int64(0), _VALUE
     runs, joined, stays, member = np.int64(0), False, False, begin
     i = skip(begin, end)
-    if i < end and load_u8(i) != _OBJECT:
+    if objects and i < end and load_u8(i) != _OBJECT:
         return _NOT_AN_OBJECT
     while True:
         if state == _AFTER and depth <= 1:
@@ -255,19 +257,20 @@ def _walk(begin, end, tree, names, mode, cuts, room, found, scratch):  # type: i
 
 @kernel(
     types.int64(
-        U8, I64, I32, I32, U8, types.int64, types.int64, types.int64, I32_OUT, I64_OUT, U8_OUT, I64_OUT, I16_OUT, B1_OUT
+        U8, I64, I32, I32, U8, types.int64, types.int64, types.boolean, types.int64,
+        I32_OUT, I64_OUT, U8_OUT, I64_OUT, I16_OUT, B1_OUT,
     )
-)
+)  # fmt: skip
 def tokenize(  # type: ignore[no-untyped-def]
-    buffer, starts, sizes, tree, names, leaves, mode, room, cuts, found, side, scratch, problems, unsure
-):
+    buffer, starts, sizes, tree, names, leaves, mode, objects, room, cuts, found, side, scratch, problems, unsure
+):  # fmt: skip
     """Check n values and find what was asked for in each; how many bytes of the side buffer are used.
 
-    tree: NODE int32 per node, names: theirs, leaves: how many fields. mode: which members stay, as runs of [start, end)
-    from the value's start in cuts int32[n, room, 2], -1 beyond the last. found int64[n, leaves, 3]: token, start (in
-    the buffer, or in the side buffer if ESCAPED), size; zeros beforehand. side: room for all values. scratch:
-    int64[SCRATCH]. problems int16[n]: 0 or a Problem. unsure bool[n]: so many keys in an object that the caller must
-    look for duplicates.
+    tree: NODE int32 per node, names: theirs, leaves: how many fields. objects: whether values must be objects.
+    mode: which members stay, as runs of [start, end) from the value's start in cuts int32[n, room, 2], -1 beyond the
+    last. found int64[n, leaves, 3]: token, start (in the buffer, or in the side buffer if ESCAPED), size; zeros
+    beforehand. side: room for all values. scratch: int64[SCRATCH]. problems int16[n]: 0 or a Problem. unsure bool[n]:
+    so many keys in an object that the caller must look for duplicates.
     """
     base, aside, cells = address(buffer), address(side), address(scratch)
     store_i64(cells + _SIDE, aside)
@@ -283,7 +286,8 @@ def tokenize(  # type: ignore[no-untyped-def]
         store_i64(cells + _HELD, 0)
         store_i64(cells + _UNSURE, 0)
         tokens = found_at + TOKEN * leaves * row
-        problem = _walk(begin, end, tree_at, names_at, mode, cuts_at + 8 * room * row, room, tokens, cells)
+        runs = cuts_at + 8 * room * row
+        problem = _walk(begin, end, tree_at, names_at, mode, runs, room, tokens, cells, objects)
         if not is_utf8(begin, end):
             problem = _BAD_UTF8
         problems[row] = problem

@@ -36,20 +36,27 @@ class JsonProjector:
 
     An integer is a number without point and exponent: 12.0 is none. Missing and null are the same. A value with the
     same key twice in one object, at any depth, cannot be used; nor one nested deeper than 128.
+    within: values are what stands at this key of objects, anything, and the paths begin with it.
     Raises ConfigurationError if a path has an empty part, or keep and drop are both given.
     """
 
     schemas: tuple[WriterSchema, ...] = (WriterSchema(None, {}, {}),)
 
     def __init__(
-        self, fields: Sequence[Field], *, keep: Sequence[str] | None = None, drop: Sequence[str] | None = None
+        self,
+        fields: Sequence[Field],
+        *,
+        keep: Sequence[str] | None = None,
+        drop: Sequence[str] | None = None,
+        within: str | None = None,
     ) -> None:
         if keep is not None and drop is not None:
             raise ConfigurationError("features has both keep and drop", remedy="give one of them")
         self._fields = tuple(dict.fromkeys(fields))
         self._paths = tuple(dict.fromkeys(field.path for field in self._fields))
         listed = tuple(dict.fromkeys(keep if keep is not None else drop or ()))
-        self._tree, self._names = _tree(self._paths, listed)
+        self._objects = within is None
+        self._tree, self._names = _tree([_names(path, within) for path in self._paths], listed)
         self._mode, self._runs = kernels.ALL, 0
         if keep is not None:
             self._mode, self._runs = kernels.KEEP, len(listed)
@@ -66,7 +73,7 @@ class JsonProjector:
         side = np.empty(int(np.maximum(sizes, 0).sum(dtype=np.int64)), np.uint8)
         problem, unsure = np.zeros(rows, np.int16), np.zeros(rows, np.bool_)
         used = kernels.tokenize(
-            buffer, starts, sizes, self._tree, self._names, leaves, self._mode, self._runs,
+            buffer, starts, sizes, self._tree, self._names, leaves, self._mode, self._objects, self._runs,
             cuts.reshape(-1), found.reshape(-1), side, np.empty(kernels.SCRATCH, np.int64), problem, unsure,
         )  # fmt: skip
         for row in np.flatnonzero(unsure & (problem == 0)).tolist():
@@ -106,7 +113,11 @@ class JsonProjector:
             return texts.column(found[:, leaf], problem)
         if field.kind == "items":
             return _lists(buffer, found, leaf, texts.room, problem)
-        if field.kind in ("boolean", "presence"):
+        if field.kind == "elements":
+            return _begins(found[:, leaf], problem)
+        if field.kind in ("boolean", "presence", "absent"):
+            if field.kind == "absent":
+                problem[(found[:, leaf, 0] != tokens.MISSING) & (problem == 0)] = Problem.DUPLICATE_KEY
             return _flags(found[:, leaf, 0], problem, boolean=field.kind == "boolean")
         rows, real = len(problem), field.kind == "number"
         integers = np.zeros(0 if real else rows, np.int64)
@@ -162,6 +173,14 @@ def _flags(token: Int64s, problem: NDArray[np.int16], *, boolean: bool) -> Numbe
     return NumberColumn((token == tokens.TRUE).astype(np.int64), there & right)
 
 
+def _begins(found: Int64s, problem: NDArray[np.int16]) -> TextColumn:
+    """Where lists begin; `problem` gets WRONG_TYPE where there is something else."""
+    token, start = found[:, 0], found[:, 1].copy()
+    there = token == tokens.ARRAY
+    problem[(token != tokens.MISSING) & (token != tokens.NULL) & ~there & (problem == 0)] = Problem.WRONG_TYPE
+    return TextColumn(Spans(np.empty(0, np.uint8), start, np.where(there, 0, NULL).astype(np.int32)))
+
+
 def _lists(buffer: Bytes, found: Int64s, leaf: int, room: int, problem: NDArray[np.int16]) -> ListColumn:
     """Lists of texts; `problem` gets WRONG_TYPE where there is something else."""
     # Imported here: its kernel is compiled only for jobs that need it.
@@ -201,7 +220,15 @@ def _has_duplicates(value: bytes) -> bool:
     return found
 
 
-def _tree(paths: Sequence[str], listed: Sequence[str]) -> tuple[Int32s, Bytes]:
+def _names(path: str, within: str | None) -> list[str]:
+    """The names of a path from the value down. Raises ConfigurationError."""
+    names = path.split(".")
+    if not all(names):
+        raise ConfigurationError(f"field {path!r} has an empty part", remedy="separate names by single dots")
+    return names if within is None else names[1:]
+
+
+def _tree(paths: Sequence[Sequence[str]], listed: Sequence[str]) -> tuple[Int32s, Bytes]:
     """The names asked for as the kernel reads them: nodes int32[n * NODE], and the names' bytes."""
     nodes = [[-1] * kernels.NODE]
     names = bytearray()
@@ -221,9 +248,7 @@ def _tree(paths: Sequence[str], listed: Sequence[str]) -> tuple[Int32s, Bytes]:
         nodes[below(0, name)][kernels.LISTED] = 1
     for leaf, path in enumerate(paths):
         node = 0
-        for name in path.split("."):
-            if not name:
-                raise ConfigurationError(f"field {path!r} has an empty part", remedy="separate names by single dots")
+        for name in path:
             node = below(node, name)
         nodes[node][kernels.LEAF] = leaf
     return np.array(nodes, np.int32).reshape(-1), np.frombuffer(bytes(names), np.uint8)

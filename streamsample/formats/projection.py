@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from streamsample.records import Bools, Float64s, Int32s, Int64s, Spans
 
-Kind: TypeAlias = Literal["text", "integer", "number", "boolean", "presence", "items"]
+Kind: TypeAlias = Literal["text", "integer", "number", "boolean", "presence", "items", "elements", "absent"]
 
 
 class Problem(IntEnum):
@@ -42,6 +42,7 @@ class Problem(IntEnum):
     WRONG_TYPE = 16
     OUT_OF_RANGE = 17
     NOT_AN_OBJECT = 18
+    LONG_LIST = 19
 
 
 _WORDS: Mapping[Problem, str] = {
@@ -64,6 +65,7 @@ _WORDS: Mapping[Problem, str] = {
     Problem.WRONG_TYPE: "a field is not of the type that the job needs",
     Problem.OUT_OF_RANGE: "a number does not fit the column's 64 bits",
     Problem.NOT_AN_OBJECT: "the value is not a JSON object",
+    Problem.LONG_LIST: "the list to explode has more elements than limits.elements_max",
 }
 
 
@@ -81,7 +83,8 @@ class Field:
     kind: "text": bytes in canonical form (semantics A15): strings, bytes, enum symbols and fixed verbatim, integers as
     decimal UTF-8, booleans as "true" or "false"; floating point numbers are refused. "integer": int64. "number":
     float64. "boolean": 0 or 1 as int64. "presence": 0, whatever is there (JSON only).
-    "items": a list of texts.
+    "items": a list of texts. "elements": where a list of anything begins, a text of no bytes there. "absent": there
+    must be no such key (JSON only).
     """
 
     path: str
@@ -130,13 +133,44 @@ class ListColumn:
     def __len__(self) -> int:
         return len(self.valid)
 
+    def take(self, rows: Int64s) -> ListColumn:
+        """The lists at `rows`, any number of times each."""
+        count = self.first[rows + 1] - self.first[rows]
+        first = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(count, out=first[1:])
+        at = np.arange(first[-1]) + np.repeat(self.first[rows] - first[:-1], count)
+        return ListColumn(first, self.items.take(at), self.valid[rows])
+
 
 Column: TypeAlias = TextColumn | NumberColumn | ListColumn
 
 
 @dataclass(frozen=True, slots=True)
+class Slates:
+    """Which values m elements of lists are of, for a projector that explodes them.
+
+    record: int64[m], ascending, the value; each is there at least once. position: int16[m], the element's place in the
+    list, from 0; -1 where the element stands for a value that has none. elements: m spans over the values' buffer,
+    null where there is none. lists: int64[n, 2], where each value's list begins and ends there, 0 and 0 for none.
+    whole: of the n values, without their elements. more: bytes of a position at most, in JSON with its name.
+    """
+
+    record: Int64s
+    position: NDArray[np.int16]
+    elements: Spans
+    lists: Int64s
+    whole: Projection
+    more: int
+
+    @property
+    def empty(self) -> Bools:
+        """bool[m], where an element stands for a value whose list is missing, null or empty."""
+        return (self.position < 0) & self.whole.ok[self.record]
+
+
+@dataclass(frozen=True, slots=True)
 class Projection:
-    """What a batch of values holds: n elements, aligned with the input.
+    """What a batch of values holds: n elements, aligned with the input, or with `slates` if there are any.
 
     ok: bool[n], false where the value cannot be decoded or is null; its columns are null there.
     problem: int16[n], 0 or a `Problem`. schema: int16[n], an index into `Projector.schemas`, -1 if unknown.
@@ -149,6 +183,7 @@ class Projection:
     schema: NDArray[np.int16]
     columns: Mapping[Field, Column]
     cuts: Int32s
+    slates: Slates | None = None
 
     def __len__(self) -> int:
         return len(self.ok)
@@ -158,6 +193,16 @@ class Projection:
         column = self.columns[Field(path, "text")]
         assert isinstance(column, TextColumn)
         return column.spans
+
+    def bytes_max(self, values: Spans, rows: Int64s) -> Int32s:
+        """How many bytes the features of the elements at `rows` take at most, int32[m]. values: of all elements."""
+        size = values.size[rows]
+        if self.slates is None:
+            return size
+        lists = self.slates.lists[self.slates.record[rows]]
+        one = np.maximum(self.slates.elements.size[rows], 0) + self.slates.more
+        most: Int32s = (size - (lists[:, 1] - lists[:, 0]) + one).astype(np.int32)
+        return most
 
     def integer(self, path: str) -> NumberColumn:
         """The int64 column `path`. Raises KeyError if it was not asked for."""
@@ -195,7 +240,8 @@ class Projector(Protocol):
     def project(self, values: Spans) -> Projection:
         """Decode the fields of every value. May be empty. One bad value never costs its neighbours; none raises.
 
-        A null value is not ok, with the problem TOMBSTONE.
+        A null value is not ok, with the problem TOMBSTONE. A projector that explodes lists gives one element or more
+        for each value (see `Slates`); whatever else it is handed with the projection is aligned with these.
         """
 
     def splice(self, values: Spans, projection: Projection, rows: Int64s) -> Spans:

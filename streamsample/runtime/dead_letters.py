@@ -31,6 +31,7 @@ def letters_of(rejected: Rejected, now_ms: int, message_bytes_max: int) -> Lette
     """The dead letters of `rejected`: key, value and headers as they were, and headers `streamsample.errors.*` behind
     them.
 
+    Where it is elements of a list that cannot be used, `streamsample.errors.positions` says which; the others were.
     They are stamped with wall time, for their event time may be what is wrong with them. What would be larger than
     `message_bytes_max` is cut, value first, and the header `streamsample.errors.cut` says how many bytes the original
     had.
@@ -45,9 +46,10 @@ def letters_of(rejected: Rejected, now_ms: int, message_bytes_max: int) -> Lette
                 (f"{PREFIX}stage", rejected.stage.encode()),
                 (f"{PREFIX}class", rejected.reason.encode()),
                 (f"{PREFIX}message", rejected.message.encode()),
+                *_elements(rejected, row),
             ]
         )
-        for offset in batch.offsets.tolist()
+        for row, offset in enumerate(batch.offsets.tolist())
     ]
     cut = _cut(batch, np.array([len(headers) for headers in own], np.int64), message_bytes_max)
     for row in np.flatnonzero(cut.was_cut).tolist():
@@ -58,6 +60,27 @@ def letters_of(rejected: Rejected, now_ms: int, message_bytes_max: int) -> Lette
         values=cut.values,
         headers=join_headers(cut.headers, Spans.of(own)),
     )
+
+
+def _elements(rejected: Rejected, row: int) -> list[tuple[str, bytes]]:
+    """The header that says which elements of a list cannot be used: "0, 4-7". None where it is the whole record."""
+    positions = [] if rejected.elements is None else rejected.elements.of(row)
+    if not positions:
+        return []
+    runs = list[list[int]]()
+    for position in positions:
+        if runs and runs[-1][1] == position - 1:
+            runs[-1][1] = position
+        else:
+            runs.append([position, position])
+    shown = ", ".join(f"{first}-{last}" if first < last else f"{first}" for first, last in runs)
+    return [(f"{PREFIX}positions", shown.encode())]
+
+
+def positions_in(shown: str) -> list[int]:
+    """The positions that such a header names."""
+    ends = [[int(end) for end in run.split("-")] for run in shown.split(", ") if run]
+    return [position for run in ends for position in range(run[0], run[-1] + 1)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,12 @@ class Metrics:
         self.filtered = self._counter(
             "filtered_total", "Records that `where` left out, by input or feedback.", "source"
         )
+        self.elements = self._counter(
+            "elements_total", "Elements of the lists that `explode` names: a prediction each.", "topic"
+        )
+        self.empty_lists = self._counter(
+            "empty_lists_total", "Records whose list to explode is missing, null or empty.", "topic"
+        )
         self.after_end = self._counter(
             "after_end_total", "Predictions dated after the range of a backfill, which are ignored.", "topic"
         )

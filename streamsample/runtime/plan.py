@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from streamsample.runtime.thinning import Thinning, thinned_sharing, thinned_spe
 from streamsample.runtime.times import TimeField
 from streamsample.runtime.values import ValueColumn
 from streamsample.sampling import Split
+
+if TYPE_CHECKING:
+    from streamsample.formats.avro import Framing
 
 
 class Encoder(Protocol):
@@ -260,6 +263,8 @@ def _projector(job: Job, item: Input | Feedback, fields: list[Field]) -> Project
     if isinstance(item, Input) and job.features is not None:
         keep, drop = job.features.keep, job.features.drop
     # Imported here: a format's kernels are compiled only for jobs that need them.
+    if isinstance(item, Input) and item.explode is not None:
+        return _slates(job, item, item.explode, fields, keep, drop)
     if item.format == "json":
         from streamsample.formats.json_values import JsonProjector
 
@@ -268,6 +273,22 @@ def _projector(job: Job, item: Input | Feedback, fields: list[Field]) -> Project
 
     schemas = {number: schema.text for number, schema in item.schemas.items()}
     return AvroProjector(schemas, fields, framing="confluent" if item.confluent else "none", keep=keep, drop=drop)
+
+
+def _slates(
+    job: Job, item: Input, explode: str, fields: list[Field], keep: Sequence[str] | None, drop: Sequence[str] | None
+) -> Projector:
+    """What projects the elements of a list."""
+    most = job.limits.elements_max
+    if item.format == "json":
+        from streamsample.formats.json_slates import JsonSlates
+
+        return JsonSlates(fields, explode=explode, elements_max=most, keep=keep, drop=drop)
+    from streamsample.formats.avro_slates import AvroSlates
+
+    schemas = {number: schema.text for number, schema in item.schemas.items()}
+    framing: Framing = "confluent" if item.confluent else "none"
+    return AvroSlates(schemas, fields, explode=explode, elements_max=most, framing=framing, keep=keep, drop=drop)
 
 
 def _topics(job: Job) -> list[tuple[str, int]]:

@@ -221,6 +221,10 @@ class Report:
             metrics.before_start.labels(self._plan.input.topic).inc(count)
         elif kind == "after_end":
             metrics.after_end.labels(self._plan.input.topic).inc(count)
+        elif kind == "elements":
+            metrics.elements.labels(self._plan.input.topic).inc(count)
+        elif kind == "empty_lists":
+            metrics.empty_lists.labels(self._plan.input.topic).inc(count)
         elif kind == "idle_advances":
             metrics.idle.inc(count)
         elif kind == "filtered":

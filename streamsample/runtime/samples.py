@@ -216,6 +216,7 @@ class Samples:
             features=self._plan.input.projector.splice(events.batch.values, events.projection, rows),
             schema=events.projection.schema[rows],
             split=self.split_of(events),
+            index=events.index,
         )
         weight = None if ratio is None else ratios(ratio, events)
         encoded = self._records[number].of_sampled(sampled, kept.said, self._owner.partition, weight)
@@ -325,7 +326,7 @@ class Samples:
         """
         events, stages = kept.events, 0 if sample.spec.sampling is None else len(sample.spec.sampling.stages)
         room = self._settings.output_bytes_max - record_bytes_max(self._plan) - STAGE_BYTES_MAX * stages
-        sizes = [(1, events.batch.values.size[events.rows]), (2, events.ids.size)]
+        sizes = [(1, events.projection.bytes_max(events.batch.values, events.rows)), (2, events.ids.size)]
         strata = [*(each.stratum.size for each in kept.said if each.stratum is not None), stratum]
         # With stages it stands in the record twice: the last one's is the whole's, too.
         sizes += [(_ESCAPED * (2 if stages else 1), size) for size in strata if size is not None]

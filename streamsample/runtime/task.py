@@ -27,7 +27,7 @@ from streamsample.runtime.exchange import Message
 from streamsample.runtime.plan import FeedbackPlan, Plan
 from streamsample.runtime.replay import dated_within
 from streamsample.runtime.samples import SEPARATOR, Samples, TaskSettings
-from streamsample.runtime.source import Events, Rejected, read_once
+from streamsample.runtime.source import Events, Rejected, in_pieces, read_once, refused
 from streamsample.runtime.state import (
     ChunkBody,
     ChunkLog,
@@ -132,7 +132,13 @@ class Task:
         """Take the next batch of one of the task's partitions."""
         if batch.topic == self.plan.exchange:
             self._on_messages(batch)
-            return
+        elif batch.topic == self.plan.input.topic and self.plan.job.input.explode is not None:
+            for piece in in_pieces(batch):
+                self._process(piece, now_ms, elapsed_ms)
+        else:
+            self._process(batch, now_ms, elapsed_ms)
+
+    def _process(self, batch: RecordBatch, now_ms: int, elapsed_ms: int) -> None:
         read = read_once(self.plan.sources[batch.topic], batch, now_ms)
         for events in read:
             self._output.rejected += events.rejected
@@ -140,6 +146,9 @@ class Task:
             if events.filtered:
                 self.counts[SEPARATOR.join(("filtered", events.source))] += events.filtered
         self.counts[f"tombstones{SEPARATOR}{batch.topic}"] += read[0].tombstones
+        if self.plan.job.input.explode is not None and batch.topic == self.plan.input.topic:
+            self.counts["elements"] += read[0].elements
+            self.counts["empty_lists"] += read[0].empty
         spans = [events.span for events in read if events.span is not None]
         if self.covered_from[batch.topic] == FIRST_EVENT and spans:
             # What is gone may have been dated up to the grace later than the first record that is left.
@@ -181,7 +190,9 @@ class Task:
             events.batch.offsets[rows],
         )
         hashes = hash64(events.ids, _ID_SEED)
-        codes = self.join.on_predictions(offsets, events.times, events.ids, hashes, payload, schema, split)
+        codes = self.join.on_predictions(
+            offsets, events.times, events.ids, hashes, payload, schema, split, events.index
+        )
         self.refuse(
             events, np.flatnonzero(codes == LATE), "late", "the window had closed before the prediction was read (A6)"
         )
@@ -249,7 +260,9 @@ class Task:
     def refuse(self, events: Events, at: Int64s, reason: str, words: str, *, stage: str = "label") -> None:
         """Dead-letter the events at some places."""
         if len(at):
-            self._output.rejected.append(Rejected(events.batch, events.rows[at], stage, reason, words))
+            self._output.rejected.append(
+                refused(events.batch, events.projection, events.rows[at], stage, reason, words)
+            )
 
     # -- time -------------------------------------------------------------------------------------
 

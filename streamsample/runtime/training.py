@@ -67,6 +67,7 @@ class Sampled:
     features: Spans
     schema: np.ndarray[tuple[int], np.dtype[np.int16]]
     split: np.ndarray[tuple[int], np.dtype[np.int8]]
+    index: NDArray[np.int16]
 
 
 class TrainingRecords:
@@ -160,7 +161,7 @@ class TrainingRecords:
             until=drawn.until,
         )
         rows = drawn.rows
-        sampled = Sampled(rows.ts, rows.offset, rows.ids, rows.payload, rows.schema, rows.split)
+        sampled = Sampled(rows.ts, rows.offset, rows.ids, rows.payload, rows.schema, rows.split, rows.index)
         sampling = sampling_of(self._sample, said, window)
         closed_by = np.where(idle, _IDLE, _EVENT).astype(np.int8)
         named_by = rows.ts
@@ -193,7 +194,7 @@ class TrainingRecords:
             split=sampled.split,
             partition=partition.astype(np.int32),
             offset=sampled.offset,
-            index=np.zeros(count, np.int32),
+            index=sampled.index.astype(np.int32),
             closed_by=closed_by,
             feedback_start=np.zeros(count + 1, np.int64),
             feedback_target=np.empty(0, np.int16),

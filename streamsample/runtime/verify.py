@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from streamsample.kafka.wire_decode import decode_headers
 from streamsample.records import Int64s
 from streamsample.runtime.audit import Audit
 from streamsample.runtime.composed import sampling_of
-from streamsample.runtime.dead_letters import PREFIX
+from streamsample.runtime.dead_letters import PREFIX, positions_in
 from streamsample.runtime.draws import WindowDraw
 from streamsample.runtime.exchange import Message
 from streamsample.runtime.plan import Plan, SamplePlan, plan_of
@@ -33,8 +33,11 @@ from streamsample.runtime.samples import Samples, TaskSettings, late_words
 from streamsample.runtime.source import Events
 from streamsample.runtime.state import schema_name
 from streamsample.runtime.training import Encoded
+from streamsample.sampling.window_columns import INDEX_BITS
 
 _EXAMPLES = 10
+_Where: TypeAlias = tuple[int, int, int]
+"""Where a prediction was read: partition, offset, index in the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +140,11 @@ def verify(job: Job, window: str, admin: TopicAdmin, clock: Clock) -> list[Verdi
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
-    """A dead letter of the input."""
+    """A dead letter of the input. positions: those elements of its list that it is about; 0 without a list."""
 
     partition: int
     offset: int
+    positions: list[int]
     words: str
     late: bool
 
@@ -163,7 +167,8 @@ def _refused(job: Job, admin: TopicAdmin, clock: Clock) -> Iterator[_Refused]:
             if said.get(f"{PREFIX}topic") == job.input.topic.encode():
                 late = said.get(f"{PREFIX}class") == b"late" and said.get(f"{PREFIX}stage") == b"sample"
                 partition, offset = (int(said[f"{PREFIX}{name}"]) for name in ("partition", "offset"))
-                yield _Refused(partition, offset, said[f"{PREFIX}message"].decode(), late)
+                positions = positions_in(said.get(f"{PREFIX}positions", b"0").decode())
+                yield _Refused(partition, offset, positions, said[f"{PREFIX}message"].decode(), late)
 
 
 def _written(
@@ -237,15 +242,16 @@ class _Derivation:
         self._alone = replace(plan, samples=(local,))
         self._tasks: dict[int, tuple[_Taking, Samples]] = {}
         self._left_out: dict[int, set[int]] = {}
-        self._places: set[tuple[int, int]] = set()
-        self._kept: dict[tuple[int, int], tuple[float | None, bytes | None]] = {}
+        self._places: set[_Where] = set()
+        self._kept: dict[_Where, tuple[float | None, bytes | None]] = {}
         self._verdict = Verdict(sample.name, self._span)
 
     def leave_out(self, refused: list[_Refused]) -> None:
         """Records that the job did not show to this sample."""
         for each in refused:
             if not each.late or each.words == self._late_words:
-                self._left_out.setdefault(each.partition, set()).add(each.offset)
+                places = {each.offset << INDEX_BITS | position for position in each.positions}
+                self._left_out.setdefault(each.partition, set()).update(places)
 
     def show(self, events: Events) -> None:
         """Show the events of one batch, those of the span."""
@@ -254,7 +260,7 @@ class _Derivation:
         events = events.take(np.flatnonzero(inside))
         gone = self._left_out.get(events.batch.partition)
         if gone:
-            mine = events.batch.offsets[events.rows]
+            mine = events.batch.offsets[events.rows] << INDEX_BITS | events.index
             stays = ~np.isin(mine, np.fromiter(gone, np.int64, len(gone)))
             self._verdict.refused += int(np.count_nonzero(~stays))
             events = events.take(np.flatnonzero(stays))
@@ -282,15 +288,15 @@ class _Derivation:
     def _note_kept(self, samples: Samples, events: Events) -> None:
         """With labels, when and whether a record is written is the join's to say; its draw is not."""
         partition = events.batch.partition
-        self._places |= {(partition, offset) for offset in events.batch.offsets[events.rows].tolist()}
+        self._places |= set(_where(partition, events))
         kept = samples.kept(0, events)
         if kept is None:
             return
         said = sampling_of(self._alone.samples[0], kept.said)
         assert said is not None
-        columns = (kept.events.batch.offsets[kept.events.rows], said.probability, said.stratum.to_list())
-        for offset, pi, name in zip(*columns, strict=True):
-            self._kept[partition, int(offset)] = (None if np.isnan(pi) else float(pi), name)
+        columns = (_where(partition, kept.events), said.probability, said.stratum.to_list())
+        for where, pi, name in zip(*columns, strict=True):
+            self._kept[where] = (None if np.isnan(pi) else float(pi), name)
 
     def stamped(self, timestamps: Int64s) -> Any:
         """Which of n written records may be of the span, by their timestamps: bool[n]."""
@@ -353,12 +359,12 @@ class _Derivation:
         """Of all revisions of a record; each record counts once."""
         verdict = self._verdict
         verdict.derived = len(self._kept)
-        seen: set[tuple[int, int]] = set()
-        wrong: set[tuple[int, int]] = set()
+        seen: set[_Where] = set()
+        wrong: set[_Where] = set()
         revisions: set[tuple[str, int]] = set()
         for record in written:
             where, sampling = record.tree["lineage"]["prediction"], record.tree["sampling"]
-            place = (where["partition"], where["offset"])
+            place = (where["partition"], where["offset"], where["index"])
             if place not in self._places or where["topic"] != self._job.input.topic:
                 continue
             revision = (record.tree["record_id"], record.tree["revision"])
@@ -384,6 +390,12 @@ class _Derivation:
     def _out_ids(self) -> list[int]:
         schemas = self._plan.input.projector.schemas
         return [self._job.output.schema_ids[schema.id] for schema in schemas if schema.id is not None]
+
+
+def _where(partition: int, events: Events) -> Iterator[_Where]:
+    """The places of events."""
+    columns = (events.batch.offsets[events.rows].tolist(), events.index.tolist())
+    return ((partition, offset, index) for offset, index in zip(*columns, strict=True))
 
 
 def _covered_from(job: Job, windows: WindowDraw | None) -> int:

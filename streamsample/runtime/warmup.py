@@ -28,7 +28,9 @@ WINDOWS = "streamsample.sampling.windows"
 COMPUTED = (
     "streamsample.expressions.compiled",
     "streamsample.formats.avro_lists",
+    "streamsample.formats.avro_slates",
     "streamsample.formats.json_lists",
+    "streamsample.formats.json_slates",
     "streamsample.runtime.composite",
     "streamsample.runtime.iso8601",
 )

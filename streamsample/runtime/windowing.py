@@ -84,7 +84,7 @@ def offered(
     if draw.of is not None:
         values = (of := _numbers(events, draw.of), of * of)
     offsets = events.batch.offsets[events.rows]
-    return Offered(partition, offsets, events.times, unit, weight, stratum, events.ids, values)
+    return Offered(partition, offsets, events.index, events.times, unit, weight, stratum, events.ids, values)
 
 
 def _numbers(events: Events, path: str) -> Float64s:

@@ -18,12 +18,13 @@ ROW_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class RowColumns:
-    """n records. ts: event times in ms; offset: in the input's partition; schema: of the payload; split: which part;
-    ids, payload: bytes; stratum: null without.
+    """n records. ts: event times in ms; offset: in the input's partition; index: in the record there; schema: of the
+    payload; split: which part; ids, payload: bytes; stratum: null without.
     """
 
     ts: Int64s
     offset: Int64s
+    index: NDArray[np.int16]
     schema: NDArray[np.int16]
     split: NDArray[np.int8]
     ids: Spans
@@ -50,7 +51,8 @@ class RowColumns:
     def empty() -> RowColumns:
         """No records."""
         long, null = np.empty(0, np.int64), Spans.nulls(0)
-        return RowColumns(long, long, np.empty(0, np.int16), np.empty(0, np.int8), null, null, null)
+        short = np.empty(0, np.int16)
+        return RowColumns(long, long, short, short, np.empty(0, np.int8), null, null, null)
 
     @staticmethod
     def concat(parts: Sequence[RowColumns]) -> RowColumns:

@@ -15,6 +15,9 @@ from streamsample.sampling.candidate import CANDIDATE
 from streamsample.sampling.kept_rows import RowColumns
 from streamsample.sampling.ranks import Law
 
+INDEX_BITS = 15
+"""Of a record's place in one of Kafka's."""
+
 
 @dataclass(frozen=True, slots=True)
 class WindowSettings:
@@ -60,15 +63,16 @@ class WindowSettings:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """n records of one partition, ascending by offset.
+    """n records of one partition, ascending by offset and index.
 
-    source: the partition's number; ts: event times, ms; unit: the keyed hash of each unit, uint64[n]; weight:
-    float64[n] > 0, or 0 for never; stratum: n spans without nulls, or None. values: for each of the settings' sums what
-    is summed up, float64[n], finite.
+    source: the partition's number; index: where in a record of Kafka each stands, 0 where it is one; ts: event times,
+    ms; unit: the keyed hash of each unit, uint64[n]; weight: float64[n] > 0, or 0 for never; stratum: n spans without
+    nulls, or None. values: for each of the settings' sums what is summed up, float64[n], finite.
     """
 
     source: int
     offset: Int64s
+    index: NDArray[np.int16]
     ts: Int64s
     unit: NDArray[np.uint64]
     weight: Float64s
@@ -76,11 +80,16 @@ class Offered:
     ids: Spans
     values: tuple[Float64s, ...] = ()
 
+    def positions(self, rows: Int64s) -> Int64s:
+        """Where the records at `rows` stand in the partition: what makes each itself."""
+        return (self.offset[rows] << INDEX_BITS) | self.index[rows]
+
     def take(self, rows: Int64s) -> Offered:
         """The records at `rows`."""
         return Offered(
             source=self.source,
             offset=self.offset[rows],
+            index=self.index[rows],
             ts=self.ts[rows],
             unit=self.unit[rows],
             weight=self.weight[rows],

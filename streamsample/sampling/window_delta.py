@@ -23,7 +23,7 @@ _GROUP_TYPES: dict[str, np.dtype[Any]] = {
 }
 _ROW_TYPES: dict[str, tuple[np.dtype[Any], ...]] = {
     **dict.fromkeys(("ts", "offset"), (_INT,)),
-    "schema": (np.dtype(np.int16),),
+    **dict.fromkeys(("index", "schema"), (np.dtype(np.int16),)),
     "split": (np.dtype(np.int8),),
     **dict.fromkeys(("ids", "stratum", "payload"), (np.dtype(np.int32), _BYTES)),
 }

@@ -221,7 +221,7 @@ class WindowedSample:
         if self._places is not None and offered.stratum is not None:
             place = self._places.of(offered.stratum)
             if self.settings.several:
-                rows = _once_each(offered.offset, place, len(self._places))
+                rows = _once_each(offered.positions(np.arange(len(place))), place, len(self._places))
                 offered, window, place = offered.take(rows), window[rows], place[rows]
                 of_all, details = details, lambda some: of_all(rows[some])
         group = self._groups(window, place)
@@ -257,7 +257,7 @@ class WindowedSample:
         begin, before = self._kept.end, self.held
         numbers = np.arange(begin, begin + len(chosen))
         source = np.full(len(chosen), offered.source)
-        self._candidates.update(group, unit, weight, source, offered.offset[chosen], numbers)
+        self._candidates.update(group, unit, weight, source, offered.positions(chosen), numbers)
         if len(chosen) > before:  # a window's first records: most have displaced each other
             chosen = chosen[self._survivors(begin)]
         more = details(chosen)
@@ -265,6 +265,7 @@ class WindowedSample:
             RowColumns(
                 ts=offered.ts[chosen],
                 offset=offered.offset[chosen],
+                index=offered.index[chosen],
                 schema=more.schema,
                 split=more.split,
                 ids=offered.ids.take(chosen),

@@ -166,9 +166,21 @@ class _Played:
         tree = read(written.value)
         place = tree["lineage"]["prediction"]
         at = self._places.get((place["topic"], place["partition"], place["offset"]))
-        given = None if at is None else self._test.events[at].id
-        identity = written.key.decode(errors="replace") if given is None else given
+        identity = None if at is None else self._test.events[at].id
+        if identity is None or self.player.plan.job.input.explode is not None:
+            identity = self._id_of(written.key)
         return compare.Came(identity, written.timestamp - self._start_ms, tree, at)
+
+    def _id_of(self, key: bytes) -> str:
+        """An id as a timeline writes it: of several fields, with slashes between them."""
+        if not isinstance(self.player.plan.job.input.id, tuple):
+            return key.decode(errors="replace")
+        parts = list[str]()
+        while key:
+            size, _, rest = key.partition(b":")
+            parts.append(rest[: int(size)].decode(errors="replace"))
+            key = rest[int(size) :]
+        return "/".join(parts)
 
     @property
     def dead(self) -> list[compare.Dead]:

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from streamsample.config import Feedback, Job
-from streamsample.config.columns import Columns
+from streamsample.config import Feedback, Input, Job
+from streamsample.config.columns import Column, Columns, columns_of
 from streamsample.config.problems import Wrong, listed, nearest, show
+from streamsample.config.slates import position_of
 from streamsample.config.timeline import Step
 from streamsample.runtime.plan import Plan
 
@@ -80,12 +81,17 @@ class Values:
         source = self._job.sources[topic]
         source = self._job.feedback.get(str(step.topic), source)
         tree: dict[str, Any] = {}
-        if source.time is not None and source.time.field is not None:
+        explode = source.explode if isinstance(source, Input) else None
+        if source.time is not None and source.time.field is not None and not _is_below(source.time.field, explode):
             _put(tree, source.time.field, _time(at, source.time.unit))
         own = source.id if isinstance(source, Feedback) and isinstance(source.id, str) else None
         if own is not None:
             _put(tree, own, number if source.format == "avro" else f"{step.topic}-{number}")
-        _place(tree, source.refers_to if isinstance(source, Feedback) else source.id, step.id or "")
+        columns = source.refers_to if isinstance(source, Feedback) else source.id
+        if explode is None:
+            _place(tree, columns, step.id or "")
+        else:
+            _place_slate(tree, explode, columns_of(columns), step.id or "")
         for path, value in step.with_.items():
             _put(tree, path, value)
         if source.format == "json":
@@ -120,6 +126,29 @@ def _place(tree: dict[str, Any], columns: Columns | None, identity: str) -> None
     for column, part in zip(columns, parts, strict=True):
         if isinstance(column, str):
             _put(tree, column, part)
+
+
+def _is_below(column: Column, explode: str | None) -> bool:
+    """Whether a field is one of the elements of the list that is exploded, or their position."""
+    if explode is None or not isinstance(column, str):
+        return False
+    return column.split(".")[0] in (explode, position_of(explode))
+
+
+def _place_slate(tree: dict[str, Any], explode: str, columns: tuple[Column, ...], identity: str) -> None:
+    """The same where a list is exploded: with the id of an element the list has just that one; with what the ids of all
+    elements begin with, the timeline gives the list.
+    """
+    parts = identity.split("/") if len(columns) > 1 else [identity]
+    once = tuple(column for column in columns if not _is_below(column, explode))
+    if len(parts) != len(columns):
+        _place(tree, once if len(once) > 1 else next(iter(once), None), identity)
+        return
+    element: dict[str, Any] = {}
+    for column, part in zip(columns, parts, strict=True):
+        if isinstance(column, str) and column != position_of(explode):
+            _put(element if _is_below(column, explode) else tree, column, part)
+    tree[explode] = list(element.values())
 
 
 def _put(tree: dict[str, Any], path: str, value: Any) -> None:

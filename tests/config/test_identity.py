@@ -12,6 +12,11 @@ WIDER = schema(
     ("id", "string"), ("at", "long"), ("user", "string"), ("country", "string"), ("ip", "string"), ("x", "int")
 )
 
+SEATED = schema(
+    *(("id", "string"), ("at", "long"), ("user", "string"), ("country", "string"), ("ip", "string")),
+    ("seats", {"type": "array", "items": "string"}),
+)
+
 # key in the documentation -> (changes of the full job, does it change the version, does it change the state's shape)
 CHANGES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
     "job": ({"job": "other"}, VERSION),
@@ -35,6 +40,7 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
     "input.time.field": ({"input.time.field": "other_id"}, BOTH),
     "input.time.expression": ({"input.time": {"expression": "at + 1", "unit": "ms"}}, BOTH),
     "input.time.unit": ({"input.time.unit": "us"}, BOTH),
+    "input.explode": ({"input.explode": "seats", "input.schema_files": {"7": SEATED}}, BOTH),
     "input.idle_timeout": ({"input.idle_timeout": "2m"}, VERSION),
     "sample": ({"sample": DELETE}, BOTH),
     "sample.design": ({"sample": {"design": "simple", "rate": 0.1, "unit": "user", "seed": 7}}, VERSION),
@@ -138,6 +144,7 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
     "max_future": ({"max_future": "1m"}, NEITHER),
     "max_ahead": ({"max_ahead": DELETE}, NEITHER),
     "limits.open_rows_max": ({"limits.open_rows_max": 5}, NEITHER),
+    "limits.elements_max": ({"limits.elements_max": 5}, NEITHER),
     "limits.waiting_max": ({"limits.waiting_max": 5}, NEITHER),
     "limits.ahead_bytes_max": ({"limits.ahead_bytes_max": "5MB"}, NEITHER),
     "changelog.topic": ({"changelog.topic": DELETE}, NEITHER),
@@ -252,6 +259,12 @@ def test_stating_a_default_changes_nothing() -> None:
     assert (without.version, without.state_shape) == (job().version, job().state_shape)
     assert job({"grace": "5000ms"}).version == job().version
     assert job({"targets.revenue.if_silent": 0}).version == job({"targets.revenue.if_silent": 0.0}).version
+
+
+def test_which_list_is_exploded_counts_beside_the_schema() -> None:
+    plain, slates = (job({"input.schema_files": {"7": SEATED}, **more}) for more in ({}, {"input.explode": "seats"}))
+    assert plain.version != slates.version
+    assert plain.state_shape == job().state_shape != slates.state_shape
 
 
 COLUMNS: list[Any] = [

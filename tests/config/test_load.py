@@ -40,7 +40,7 @@ def refusal(text: str, environ: dict[str, str] | None = None) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["shop", "flights"])
+@pytest.mark.parametrize("name", ["shop", "flights", "slates"])
 def test_the_examples_load(name: str) -> None:
     assert load_job(ROOT / f"configs/{name}.yaml", {}).name == name
     text = (ROOT / f"configs/{name}.yaml").read_text(encoding="utf-8")

@@ -37,7 +37,6 @@ NOT_YET = [
     ),
     ("id: impression_id\n", "id: impression_id\n  rekey: true\n", "input.rekey: not yet"),
     ("id: impression_id\n", "id: impression_id\n  match: last\n", "input.match: not yet"),
-    ("id: impression_id\n", "id: impression_id\n  explode: items\n", "input.explode: not yet"),
     ("id: impression_id\n", "id: impression_id\n  registry: x\n", "input.registry: not yet: a schema registry"),
     ("type: int", "type: int, corrections: 7d", "targets.clicked.corrections: not yet"),
     ("grace: 5s", "tests: []", "tests: not yet"),

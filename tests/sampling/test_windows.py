@@ -68,6 +68,7 @@ def offered(events: list[Event], source: int = 0) -> Offered:
     return Offered(
         source=source,
         offset=np.array([event.offset for event in events], np.int64),
+        index=np.zeros(len(events), np.int16),
         ts=np.array([event.ts for event in events], np.int64),
         unit=unit_of(events),
         weight=np.array([event.weight for event in events], np.float64),
