@@ -9,7 +9,7 @@ from streamsample.config.avro_fields import AvroFields, Use, schema_problems
 from streamsample.config.columns import Bins, Columns, Each, Expression, StratumColumn
 from streamsample.config.models import Feedback, Input, Source
 from streamsample.config.problems import KeyPath, Problem, Wrong
-from streamsample.config.slates import exploded
+from streamsample.config.slates import exploded, position_of
 from streamsample.config.values import SchemaFile
 
 if TYPE_CHECKING:
@@ -34,11 +34,15 @@ class SourceFields:
 
     def __init__(self, source: Source) -> None:
         self._schemas = [_fields_of(source, schema) for schema in source.schemas.values()]
+        explode = source.explode if isinstance(source, Input) else None
+        self._position = None if explode is None else position_of(explode)
 
     def type_of(self, path: str) -> Type | None:
         """The type that all schemas give the field; None for JSON, which has no schema. Raises FieldError."""
         from streamsample.expressions import FieldError
 
+        if path == self._position:
+            return "int"
         found: set[Type] = set()
         for schema in self._schemas:
             try:

@@ -87,3 +87,5 @@ def test_a_record_of_its_own_type_and_a_name_that_is_taken_are_refused() -> None
 def test_json_has_no_schema_to_check_against() -> None:
     text = SLATES.replace("  format: avro\n  schema_file: slates/slate.avsc\n", "  format: json\n")
     assert slates("items.item_id", "items.whatever", text).input.id == ("request_id", "items.whatever")
+    where = '  where: "items_position < 3 && items.price < 3.0"\n'  # the position is a whole number there too
+    assert slates("  id: [request_id", f"{where}  id: [request_id", text).input.where
