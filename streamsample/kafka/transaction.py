@@ -31,7 +31,10 @@ Positions: TypeAlias = Mapping[TopicPartition, tuple[int, str]]
 REQUEST_BYTES_MAX = 8 * 1024 * 1024
 ROLL_BACK = "the worker rolls back to the last committed position and tries again"
 _MARGIN_MS = 1_000
-_BATCHES_PER_WAKE = 4
+_HELD_BYTES = 16 * 1024 * 1024
+"""Encoded batches are kept back until there are so many bytes, or a commit asks for them. A request of the library
+takes one batch of each partition, and costs it more than a thousand calls, whatever its size.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ class Transactions:
     def __init__(self, client: Mapping[str, Any], transactional_id: str, settings: ProducerSettings) -> None:
         self._settings = settings
         self._handed = HandedOver()
+        self._held: list[tuple[TopicPartition, bytearray, int]] = []
+        self._held_bytes = 0
         self._identity: tuple[int, int] | None = None
         """Producer id and epoch of the open transaction."""
         self.library = self._start(client, transactional_id)
@@ -143,20 +148,24 @@ class Transactions:
         self.library.begin_transaction()
         self._identity = seam.identity_of(self.library)
         self._handed = HandedOver()
+        self._drop_held()
 
     def write(
         self, encoder: BatchEncoder, source: TopicPartition, columns: Columns, begin: int, end: int, size: int
     ) -> None:
-        """Encode one batch, of `size` bytes before compression, and hand it over, once there is room."""
+        """Encode one batch, of `size` bytes before compression, once there is room. It is sent together with others, at
+        the latest by `delivered`.
+        """
         self._wait_for_room(size)
         encoded = encoder.encode(columns, begin, end, size)
-        seam.hand_over(self.library, source, encoded, end - begin, self._handed)
-        if len(self._handed) % _BATCHES_PER_WAKE == 0:
-            seam.wake_sender(self.library)
+        self._held.append((source, encoded, end - begin))
+        self._held_bytes += len(encoded)
+        if self._held_bytes >= min(_HELD_BYTES, self._settings.in_flight_bytes_max // 2):
+            self._hand_over()
 
     def delivered(self) -> CommitResult:
         """Wait until the broker has all that was written."""
-        seam.wake_sender(self.library)
+        self._hand_over()
         limit = Deadline(self._settings.arrival_ms)
         if not self._handed.wait_for_all(limit):
             raise TransactionFailedError(f"batches were not acknowledged within {limit.limit_ms} ms", remedy=ROLL_BACK)
@@ -188,6 +197,7 @@ class Transactions:
         if self._identity is None:
             return True
         self._identity = None
+        self._drop_held()
         ending = self.library._transaction_manager.begin_abort()
         self.library._sender.wakeup()
         if not ending.wait(timeout_ms=limit_ms):
@@ -202,9 +212,22 @@ class Transactions:
         """An error of the library as one of ours; the first error of the transaction is what it remembers as such."""
         return translate_producing(self.library._transaction_manager.last_error or error, what)
 
+    def _hand_over(self) -> None:
+        """Give the library what is held."""
+        for source, encoded, count in self._held:
+            seam.hand_over(self.library, source, encoded, count, self._handed)
+        self._drop_held()
+        seam.wake_sender(self.library)
+
+    def _drop_held(self) -> None:
+        self._held = []
+        self._held_bytes = 0
+
     def _wait_for_room(self, size: int) -> None:
-        if self._handed.waiting_bytes + size > self._settings.in_flight_bytes_max:
-            seam.wake_sender(self.library)
+        size += self._held_bytes
+        if self._held and self._handed.waiting_bytes + size > self._settings.in_flight_bytes_max:
+            size -= self._held_bytes
+            self._hand_over()
         limit = Deadline(self._settings.arrival_ms)
         if not self._handed.wait_for_room(size, self._settings.in_flight_bytes_max, limit):
             waiting = self._handed.waiting_bytes
