@@ -51,11 +51,13 @@ def _kafka_python(settings: Settings, topic: str) -> Round:
 
 
 def read_columns(servers: str, topic: str, records: int) -> dict[str, float]:
-    """Read a topic with `ColumnarConsumer`."""
+    """Read a topic with `ColumnarConsumer`, with the memory held as in a job."""
     from benchmarks.data import PARTITIONS
     from streamsample.kafka.consumer import ColumnarConsumer
     from streamsample.records import TopicPartition
+    from streamsample.runtime.memory import keep_freed_memory
 
+    keep_freed_memory()
     with ColumnarConsumer({"bootstrap_servers": servers}) as consumer:
         sources = [TopicPartition(topic, number) for number in range(PARTITIONS)]
         ends = consumer.end_offsets(sources)

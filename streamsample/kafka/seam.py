@@ -58,6 +58,7 @@ def _differences() -> list[str]:
     from kafka.net.manager import KafkaConnectionManager
     from kafka.net.transport import KafkaTCPTransport
     from kafka.protocol.consumer.metadata import ConsumerProtocolSubscription
+    from kafka.protocol.frame import KafkaBytes
     from kafka.protocol.parser import KafkaProtocol
     from kafka.record.memory_records import MemoryRecords
 
@@ -86,7 +87,10 @@ def _differences() -> list[str]:
         KafkaConnectionManager._build_transport: ["self", "node", "timeout_at"],
         KafkaConnectionManager._connect: ["self", "node", "conn"],
         KafkaTCPTransport._sock_recv: ["self"],
+        KafkaTCPTransport.get_protocol: ["self"],
         KafkaProtocol._process_response: ["self", "read_buffer"],
+        KafkaBytes.seek: ["self", "idx"],
+        KafkaBytes.tell: ["self"],
         AbstractPartitionAssignor.assign: ["self", "cluster", "members"],
         AbstractPartitionAssignor.metadata: ["self", "topics"],
         AbstractPartitionAssignor.on_assignment: ["self", "assignment", "generation"],
@@ -98,6 +102,7 @@ def _differences() -> list[str]:
             found.append(f"{function.__qualname__} takes {', '.join(actual)}")
     lacks = {
         "CompletedFetch": {"topic_partition", "fetched_offset", "partition_data"} - set(CompletedFetch._fields),
+        "KafkaProtocol": {"_rbuffer", "_receiving"} - vars(KafkaProtocol(client_id="")).keys(),
         "MemoryRecords": {"_buffer"} - set(MemoryRecords.__slots__),
         "KafkaConsumer": {"group_id", "isolation_level", "max_poll_records"} - KafkaConsumer.DEFAULT_CONFIG.keys(),
         "ConsumerProtocolSubscription": {"generation_id", "owned_partitions", "topics", "user_data"}

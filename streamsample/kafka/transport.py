@@ -1,9 +1,9 @@
 """Large answers, received with fewer copies and system calls than kafka-python makes.
 
 The library reads 4 KiB at a time and copies an answer six times on its way; for fetches of many MiB that costs three
-times as much as decoding them. Here a plain TCP connection is read through one buffer that stays in the processor's
-cache, and the answer is parsed where it was assembled. TLS connections are read by the library. To be given to the
-library's clients as `kafka_client`.
+times as much as decoding them. Here a large answer on a plain TCP connection is received where it is assembled, and
+parsed there; what is small goes through one buffer that stays in the processor's cache. TLS connections are read by the
+library. To be given to the library's clients as `kafka_client`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from kafka.net.transport import KafkaTCPTransport
 from kafka.protocol.parser import KafkaProtocol
 
 _RECEIVE_BYTES = 256 * 1024
+_AT_ONCE_BYTES = 4 * 1024 * 1024
+"""Of an answer, until the connections' other work has its turn."""
 
 
 class _Answer:
@@ -47,6 +49,19 @@ class _Protocol(KafkaProtocol):
     def _process_response(self, read_buffer: Any) -> Any:
         return super()._process_response(_Answer(read_buffer))
 
+    def room(self) -> memoryview | None:
+        """Where the next bytes of a large answer belong, without its last one: with that, the library goes on. None if
+        they are few.
+        """
+        if not self._receiving:
+            return None
+        begin, last = self._rbuffer.tell(), len(self._rbuffer) - 1
+        return memoryview(self._rbuffer)[begin:last] if last - begin > _RECEIVE_BYTES else None
+
+    def received(self, size: int) -> None:
+        """So many bytes were put there."""
+        self._rbuffer.seek(self._rbuffer.tell() + size)
+
 
 class _Receiver:
     """In place of a plain TCP transport's `_sock_recv`. The view that it returns is valid until the next call."""
@@ -56,7 +71,13 @@ class _Receiver:
         self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
 
     def __call__(self) -> tuple[bytes | memoryview, Exception | None]:
+        parser = self._transport.get_protocol().parser
+        room = parser.room() if isinstance(parser, _Protocol) else None
         try:
+            if room is not None:
+                size = self._transport._sock.recv_into(room[:_AT_ONCE_BYTES])
+                parser.received(size)
+                return b"", None if size else kafka_errors.KafkaConnectionError("socket disconnected")
             size = self._transport._sock.recv_into(self._buffer)
         except (BlockingIOError, InterruptedError):
             return b"", None

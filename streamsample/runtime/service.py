@@ -31,6 +31,7 @@ from streamsample.kafka.topics import TopicAdmin
 from streamsample.kernels import load_imported
 from streamsample.records import TopicPartition
 from streamsample.runtime.http import StatusServer
+from streamsample.runtime.memory import keep_freed_memory
 from streamsample.runtime.metrics import Metrics
 from streamsample.runtime.plan import Plan, plan_of
 from streamsample.runtime.preflight import Cluster, prepare
@@ -76,6 +77,7 @@ def run_job(job: Job, path: Path, options: Options) -> Progress:
 
 def run_one(job: Job, options: Options, clock: Clock, *, serve: bool = True) -> Progress:
     """One worker in this process."""
+    keep_freed_memory()
     plan = plan_of(job)
     admin = TopicAdmin(job.kafka.options("admin"))
     server = None
