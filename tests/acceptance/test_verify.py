@@ -11,7 +11,8 @@ from streamsample.clock import SystemClock
 from streamsample.config.units import moment_text
 from streamsample.errors import ConfigurationError, NotYetError
 from streamsample.kafka.topics import TopicAdmin
-from streamsample.runtime.verify import Span, Verdict, parse_span, verify
+from streamsample.runtime.verdict import Span, Verdict, parse_span
+from streamsample.runtime.verify import verify
 from tests.acceptance.cluster import MakeJob, OnBroker, Raw
 from tests.acceptance.timelines import T0, Event, later
 from tests.acceptance.windows import GLOBAL, RESERVOIR, WEIGHTED, WINDOW, drawn, only, shown, the_end
@@ -115,7 +116,7 @@ def test_a_draw_is_verified_once_however_many_revisions_its_record_has(make_job:
 def test_what_was_changed_taken_away_or_added_is_named(make_job: MakeJob) -> None:
     job = ran(make_job(only(GLOBAL)))
     written = [record for record in job.written if not record.tree["features"]["id"].startswith("later")]
-    job.delete_records("training")
+    job.make([f"{job.name}.other"])
     changed = written[0].tree
     changed["sampling"]["probability"] = 0.5
     added = {**written[1].tree, "record_id": "0" * 32}
@@ -124,7 +125,8 @@ def test_what_was_changed_taken_away_or_added_is_named(make_job: MakeJob) -> Non
     rest = written[3:]
     values += [record.value for record in rest]
     stamps += [record.timestamp for record in rest]
-    job.write("training", [Raw(value, b"k", 0, stamp) for value, stamp in zip(values, stamps, strict=True)])
+    job.write("other", [Raw(value, b"k", 0, stamp) for value, stamp in zip(values, stamps, strict=True)])
+    job.tree["output"]["topic"] = f"{job.name}.other"
     (verdict,) = verdicts(job)
     assert not verdict.right
     assert (verdict.differing, verdict.missing, verdict.unexpected, verdict.doubled) == (1, 1, 1, 1)
@@ -150,8 +152,11 @@ def test_windows_are_written_as_times_or_spans() -> None:
 
 
 def test_what_cannot_be_verified_is_refused_by_name(make_job: MakeJob) -> None:
-    job = make_job(only({"design": "reservoir", "k": 5, "every": "30s"}))
-    with pytest.raises(NotYetError, match="sample: not yet: verifying"):
+    job = make_job(only({"design": "reservoir", "k": 5, "every": "30s"}, start="latest"))
+    with pytest.raises(NotYetError, match="sample: not yet: verifying what depends on all before it, of a job with"):
         verdicts(job)
+    follow = {"design": "snowball", "from": "user", "to": "country", "seeds": ["a"], "hops": 1, "frontier_max": 9}
+    with pytest.raises(NotYetError, match="a sample of all partitions after a design that remembers"):
+        verdicts(make_job(only([follow, {"design": "reservoir", "k": 5, "window": "30s"}])))
     with pytest.raises(ConfigurationError, match="does not sample"):
         verdicts(make_job())
