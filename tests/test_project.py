@@ -191,6 +191,12 @@ def test_dashboard_and_alerts_ask_for_metrics_that_exist() -> None:
         assert expression.count("(") == expression.count(")")
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(set(ids)) == len(ids)
+    shown = {name for expression in asked for name in re.findall(r"streamsample_sample\w+", expression)}
+    assert shown == {name for name in known if name.startswith("streamsample_sample")}
+    places = [panel["gridPos"] for panel in dashboard["panels"]]
+    cells = [(place["x"] + x, place["y"] + y) for place in places for x in range(place["w"]) for y in range(place["h"])]
+    assert len(set(cells)) == len(cells), "panels overlap"
+    assert all(0 <= x < 24 for x, _ in cells)
 
 
 def test_make_has_the_targets_that_are_promised() -> None:

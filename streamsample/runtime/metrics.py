@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-OverWorkers: TypeAlias = Literal["livesum", "livemin", "livemax"]
+OverWorkers: TypeAlias = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 """How a gauge of several workers becomes one."""
 _DELAYS = (1, 5, 15, 60, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 3 * 86400, 7 * 86400, 30 * 86400)
 _COMMITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -80,11 +80,19 @@ class Metrics:
             "sample_ratio_total", "P/Q of importance over all records shown; per record it should be 1.", "design"
         )
         self.sample_window_population = self._gauge(
-            "sample_window_population", "Records that the last window of a stratum had (n).", *by
+            "sample_window_population",
+            "Records that the last window of a stratum had (n).",
+            *by,
+            over_workers="livemostrecent",
         )
-        self.sample_window_size = self._gauge("sample_window_size", "Records that its sample has (k).", *by)
+        self.sample_window_size = self._gauge(
+            "sample_window_size", "Records that its sample has (k).", *by, over_workers="livemostrecent"
+        )
         self.sample_window_threshold = self._gauge(
-            "sample_window_threshold", "Its threshold on ranks, NaN where nothing was left out.", *by
+            "sample_window_threshold",
+            "Its threshold on ranks, NaN where nothing was left out.",
+            *by,
+            over_workers="livemostrecent",
         )
         self.sample_hash_chi_square = self._gauge(
             "sample_hash_chi_square",
