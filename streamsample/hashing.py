@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from streamsample.kernels import I32, I64, U8, U64, U64_OUT, inline, inline_always, kernel, load_u64, one_by_one
+from streamsample.kernels import I32, I64, U8, U64, U64_OUT, borrow, inline, inline_always, kernel, load_u64, one_by_one
 from streamsample.records import Float64s, Int64s, Spans
 
 _P1 = np.uint64(0x9E3779B185EBCA87)
@@ -71,6 +71,7 @@ def xxh64(buffer, start, size, seed):  # type: ignore[no-untyped-def]
 
 @kernel(types.void(U8, I64, I32, types.uint64, U64_OUT))
 def _hash_spans(buffer, start, size, seed, out):  # type: ignore[no-untyped-def]
+    buffer = borrow(buffer)
     for row in range(len(start)):
         out[row] = xxh64(buffer, start[row], max(size[row], 0), seed)
 

@@ -44,7 +44,8 @@ NOT_UTF8: Final = -1
 REFERENCE: Final = 5
 """Rows of the table of feedback: number of the target's piece, of the topic's piece, partition, offset, index."""
 
-_HEX: Final = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
+_HEX: Final = np.frombuffer(bytes(range(256)).hex().encode(), dtype="<u2")
+"""The two digits of each byte."""
 _INFINITY: Final = 0x7FF0000000000000
 _MAGNITUDE: Final = 0x7FFFFFFFFFFFFFFF
 
@@ -94,10 +95,11 @@ def _record_id(at, place):  # type: ignore[no-untyped-def]
     """A string of 32 hex digits."""
     store_u8(at, np.uint8(4 * ID_SIZE))
     at += 1
-    for k in range(ID_SIZE):
-        byte = load_u8(place + k)
-        store_u8(at + 2 * k, _HEX[byte >> np.uint8(4)])
-        store_u8(at + 2 * k + 1, _HEX[byte & np.uint8(15)])
+    for k in range(0, ID_SIZE, 4):
+        word = np.uint64(0)
+        for j in range(4):
+            word |= np.uint64(_HEX[load_u8(place + k + j)]) << np.uint64(16 * j)
+        store_i64(at + 2 * k, np.int64(word))
     return at + 2 * ID_SIZE
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from streamsample.kernels import I32, I32_OUT, I64, U8, inline, kernel
+from streamsample.kernels import I32, I32_OUT, I64, U8, borrow, inline, kernel
 from streamsample.records import Int32s, Spans
 
 _M = np.uint64(0x5BD1E995)
@@ -47,6 +47,7 @@ def _murmur2(buffer, start, size):  # type: ignore[no-untyped-def]
 @kernel(types.int64(U8, I64, I32, types.int64, types.int64, I32_OUT))
 def _partitions(buffer, start, size, partitions, turn, out):  # type: ignore[no-untyped-def]
     """Fill `out`; null keys take turns from `turn` on. The next turn."""
+    buffer = borrow(buffer)
     for row in range(len(start)):
         if size[row] < 0:
             out[row] = turn % partitions

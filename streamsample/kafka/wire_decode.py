@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from streamsample.errors import CorruptRecordError
 from streamsample.kafka.decompress import DecompressionError, decompress
-from streamsample.kernels import I32_OUT, I64, I64_OUT, U8, inline, kernel
+from streamsample.kernels import I32_OUT, I64, I64_OUT, U8, borrow, inline, kernel
 from streamsample.records import Bytes, RecordBatch, Spans
 
 MAX_BATCH_BYTES = 512 * 1024 * 1024
@@ -209,6 +209,7 @@ def _decode(buffer, batches, from_offset, room, longs, sizes):  # type: ignore[n
     value, headers. Returns the rows written, and the batch that is malformed (or -1) and why; its records are left out.
     """
     row = 0
+    buffer, batches, longs, sizes = borrow(buffer), borrow(batches), borrow(longs), borrow(sizes)
     for index in range(len(batches) // 12):
         batch = batches[12 * index : 12 * index + 12]
         first_row = row

@@ -7,7 +7,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from streamsample.gather import gather
-from streamsample.kernels import I32, I64, I64_OUT, copy_bytes, inline, kernel
+from streamsample.kernels import I32, I64, I64_OUT, borrow, copy_bytes, inline, kernel
 from streamsample.labels.index import (
     clear_slot,
     empty_slots,
@@ -70,14 +70,17 @@ def take_fitting(table, wait, skew, window, handles, found_rows, found):  # type
     """Take out what waits for the new rows `handles` (negative: none); per row the oldest arrival first, which is a
     source's offset order. Returns how many.
     """
-    rows, items, slots, free, counts = table.rows, wait.items, wait.slots, wait.free, wait.counts
+    rows, items, slots, free, counts = (
+        borrow(table.rows), borrow(wait.items), borrow(wait.slots), borrow(wait.free), borrow(wait.counts)
+    )  # fmt: skip
+    row_ids, ids = borrow(table.ids), borrow(wait.ids)
     count = 0
     for i in range(len(handles)):
         row = handles[i]
         if row < 0:
             continue
         size = np.int64(rows[row].id_size)
-        slot = find_slot(slots, items, wait.ids, np.uint64(rows[row].hash), table.ids, rows[row].id_place, size)
+        slot = find_slot(slots, items, ids, np.uint64(rows[row].hash), row_ids, rows[row].id_place, size)
         if slot < 0:
             continue
         item = np.int32(handle_in(slots[slot]))
@@ -158,7 +161,7 @@ def add_waiting(  # type: ignore[no-untyped-def]
 @kernel(types.void(WAIT_TABLE, I64))
 def drop_waiting(wait, handles):  # type: ignore[no-untyped-def]
     """Forget these items."""
-    items, slots, free, counts = wait.items, wait.slots, wait.free, wait.counts
+    items, slots, free, counts = borrow(wait.items), borrow(wait.slots), borrow(wait.free), borrow(wait.counts)
     for i in range(len(handles)):
         unlink(items, slots, free, counts, np.int32(handles[i]))
 

@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 
 from streamsample.hashing import salted, xxh64
-from streamsample.kernels import I32, I32_OUT, I64, I64_OUT, U8, U8_OUT, copy_bytes, kernel
+from streamsample.kernels import I32, I32_OUT, I64, I64_OUT, U8, U8_OUT, borrow, copy_bytes, kernel
 from streamsample.records import Bytes, Float64s, Int64s, Spans
 
 _TAIL = 12
@@ -95,6 +95,7 @@ class RecordIds:
 
 @kernel(types.void(U8, I64, I32, I64, types.uint64, types.uint64, U8_OUT))
 def _record_ids(buffer, start, size, times, high, low, out):  # type: ignore[no-untyped-def]
+    buffer = borrow(buffer)
     for row in range(len(start)):
         moment = np.uint64(times[row]) * np.uint64(0x9E3779B185EBCA87)
         first = xxh64(buffer, start[row], size[row], high ^ moment)
