@@ -16,8 +16,12 @@ from streamsample.records import Int32s, Int64s, Spans
 
 _CHUNK_MIN: Final = 1 << 15
 _CHUNK_MAX: Final = 1 << 23
+_CHUNK_AT_ONCE: Final = 1 << 20
+"""A new chunk takes what is to be appended, up to this."""
 _CHUNK_SHARE: Final = 64
-"""A new chunk is this part of what is held already: the last one's empty end stays small beside the whole."""
+"""It is at least this part of what is held already: the last one's empty end stays small beside the whole."""
+_REST: Final = 1 << 12
+"""Less room than this is not worth another look: the chunk may go to a file."""
 _PAIR: Final = types.UniTuple(types.int64, 2)
 
 
@@ -61,7 +65,7 @@ class Segment:
         first = 0
         while True:
             chunk = self._chunks[-1] if self._chunks else None
-            if chunk is not None and chunk.file is None:
+            if chunk is not None and chunk.file is None and not chunk.full:
                 before = chunk.used
                 first, chunk.used = append_payload(
                     table,
@@ -76,11 +80,12 @@ class Segment:
                     before,
                 )
                 self.bytes_used += chunk.used - before
+                if first < len(picks) or len(chunk.view) - chunk.used < _REST:
+                    self._space.filled(chunk)
             if first == len(picks):
                 return
-            if chunk is not None and chunk.file is None:
-                self._space.filled(chunk)
-            room = min(_CHUNK_MAX, max(_CHUNK_MIN, self.bytes_used // _CHUNK_SHARE))
+            wanted = min(_CHUNK_AT_ONCE, int(np.maximum(payload.size[picks[first:]], 0).sum(dtype=np.int64)))
+            room = min(_CHUNK_MAX, max(_CHUNK_MIN, self.bytes_used // _CHUNK_SHARE, wanted))
             self._chunks.append(self._space.chunk(max(room, int(payload.size[picks[first]]))))
 
     @property

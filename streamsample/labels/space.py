@@ -35,7 +35,9 @@ _REMEDY: Final = (
 class Chunk:
     """A piece of memory that never moves. view: its bytes, to be written to until it is full."""
 
-    __slots__ = ("_checked", "_memory", "address", "checksum", "file", "freed", "offset", "stored", "used", "view")
+    __slots__ = (
+        "_checked", "_memory", "address", "checksum", "file", "freed", "full", "offset", "stored", "used", "view",
+    )  # fmt: skip
 
     def __init__(self, size: int) -> None:
         self._memory = mmap.mmap(-1, _pages(size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -43,6 +45,7 @@ class Chunk:
         self.address: int = self.view.ctypes.data
         self.used = 0
         self.freed = False
+        self.full = False
         self.file: _File | None = None
         """Where it lies; None: in memory. Nothing can be written to it then."""
         self.offset = 0
@@ -89,6 +92,7 @@ class PayloadSpace:
 
     def filled(self, chunk: Chunk) -> None:
         """Nothing more will be written to the chunk."""
+        chunk.full = True
         if self._limit is not None:
             self._full.append(chunk)
 

@@ -298,7 +298,7 @@ class Task:
                 written += len(settled)
                 if written >= _ROWS_AT_ONCE:
                     break
-            if len(settled) < _ROWS_AT_ONCE // 8:  # Sparse in event time: smaller steps would be batches of a few rows.
+            if len(settled) < _ROWS_AT_ONCE // 3:  # Each step costs some hundred calls, however few rows it has.
                 stride *= 2
         self.behind = self.join.watermark < goal
         return not self.behind

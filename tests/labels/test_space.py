@@ -35,6 +35,7 @@ ROWS = st.lists(st.tuples(st.integers(0, 3 * W), st.integers(0, 3_000)), min_siz
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments_module, "_CHUNK_MIN", 4_096)
+    monkeypatch.setattr(segments_module, "_CHUNK_AT_ONCE", 4_096)
     monkeypatch.setattr(space_module, "_FILE_BYTES", 20_000)
 
 
