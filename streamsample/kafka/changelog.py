@@ -6,8 +6,9 @@ metadata (a `ChangelogPosition`) names the last chunk and the first one still ne
 and is done only when it has read the last. An end offset would not do: it can lie behind another worker's open
 transaction.
 
-A part, big-endian: magic "SSC1" (4 bytes), sequence uint64, part uint32, parts uint32, then the part's bytes. The parts
-joined are a Zstandard frame of the chunk, with its size and a checksum of its content.
+A part, big-endian: magic "SSC1" (4 bytes), sequence uint64, part uint32, parts uint32, then a Zstandard frame, with its
+content's size and checksum. The contents joined are the chunk: one of many MiB is packed piece by piece, in memory that
+stays in the processor's cache.
 """
 
 from __future__ import annotations
@@ -74,10 +75,10 @@ class StoredChunk:
     body: bytes
 
 
-def pack_chunk(sequence: int, body: Sequence[bytes | memoryview], message_bytes_max: int) -> Spans:
-    """The parts of a chunk with the bytes of `body`, one span each, none larger than half of `message_bytes_max`.
+def pack_chunk(sequence: int, body: Sequence[bytes | memoryview], message_bytes_max: int) -> Iterator[bytes]:
+    """The parts of a chunk with the bytes of `body`, none larger than half of `message_bytes_max`.
 
-    Raises StateError if the chunk is beyond 2 GiB, which no number of parts can hold.
+    Raises StateError if the chunk is beyond 2 GiB, which a restore does not take.
     """
     size = sum(map(len, body))
     if size > CHUNK_BYTES_MAX:
@@ -86,11 +87,33 @@ def pack_chunk(sequence: int, body: Sequence[bytes | memoryview], message_bytes_
             remedy="commit more often (commit_interval)",
         )
     room = max(message_bytes_max // 2 - _RECORD_OVERHEAD_BYTES, 1024)
-    packed = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(b"".join(body))
-    count = max(1, -(-len(packed) // room))
-    return Spans.of(
-        [_HEADER.pack(_MAGIC, sequence, part, count) + packed[part * room : (part + 1) * room] for part in range(count)]
-    )
+    # What cannot be compressed grows by 1/256 and 90 bytes at most (ZSTD_COMPRESSBOUND, and the frame's checksum).
+    step = room - room // 128 - 128
+    count = max(1, -(-size // step))
+    packer = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
+    for part, piece in enumerate(_pieces(body, size, step)):
+        yield _HEADER.pack(_MAGIC, sequence, part, count) + packer.compress(piece)
+
+
+def _pieces(body: Sequence[bytes | memoryview], size: int, step: int) -> Iterator[bytearray | memoryview]:
+    """The `size` bytes of `body` in pieces of `step`, the last one shorter; at least one. A piece that lies in one of
+    them is not copied.
+    """
+    joined = bytearray()
+    for part in body:
+        view, at = memoryview(part), 0
+        while at < len(view):
+            end = min(at + step - len(joined), len(view))
+            if not joined and end - at == step:
+                yield view[at:end]
+            else:
+                joined += view[at:end]
+            at = end
+            if len(joined) == step:
+                yield joined
+                joined = bytearray()
+    if joined or not size:
+        yield joined
 
 
 class ChunkPacking:
@@ -103,11 +126,19 @@ class ChunkPacking:
         self._body = body
         self._message_bytes_max = message_bytes_max
 
-    def __call__(self) -> Spans:
-        """The parts. Raises StateError as `pack_chunk` does."""
-        parts = pack_chunk(self.sequence, self._body, self._message_bytes_max)
-        self.size_bytes = int(parts.size.sum(dtype="int64"))
-        return parts
+    def __call__(self) -> Iterator[Spans]:
+        """The parts, some at a time. Raises StateError as `pack_chunk` does."""
+        ready: list[bytes] = []
+        room = self._message_bytes_max // 2
+        for part in pack_chunk(self.sequence, self._body, self._message_bytes_max):
+            self.size_bytes += len(part)
+            ready.append(part)
+            room -= len(part)
+            if room < 0:
+                yield Spans.of(ready)
+                ready, room = [], self._message_bytes_max // 2
+        if ready:
+            yield Spans.of(ready)
 
 
 class ChunkReader:
@@ -167,16 +198,16 @@ class ChunkReader:
         )
 
     def _complete(self, sequence: int) -> StoredChunk:
-        packed = b"".join(self._parts)
-        self._parts = []
+        frames, self._parts = self._parts, []
         self._next = sequence + 1
         try:
-            if zstandard.frame_content_size(packed) > CHUNK_BYTES_MAX:
+            if sum(map(zstandard.frame_content_size, frames)) > CHUNK_BYTES_MAX:
                 raise zstandard.ZstdError("a chunk cannot be so large")
-            body = zstandard.ZstdDecompressor().decompress(packed)
+            unpacker = zstandard.ZstdDecompressor()
+            body = b"".join(map(unpacker.decompress, frames))
         except zstandard.ZstdError as error:
             raise StateError(
                 f"{self._source}@{self._offset}: chunk {sequence} is damaged: {error}",
                 remedy="rebuild the state with `streamsample reset JOB`",
             ) from error
-        return StoredChunk(sequence, self._offset, len(packed), body)
+        return StoredChunk(sequence, self._offset, sum(map(len, frames)), body)

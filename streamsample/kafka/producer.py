@@ -7,7 +7,7 @@ After any failure the producer is discarded.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NoReturn
@@ -34,6 +34,7 @@ from streamsample.kafka.transaction import (
     CommitResult,
     Positions,
     ProducerSettings,
+    Rows,
     Transactions,
 )
 from streamsample.kafka.wire_encode import BatchEncoder, Columns, Plan, RowTooLargeError, oversized, plan
@@ -73,6 +74,8 @@ class TransactionalProducer:
         self._clock = clock
         self._encoder = BatchEncoder(self.settings.codec)
         self._plain_encoder = BatchEncoder("none")
+        self._dense: set[str] = set()
+        """Topics whose batches did not get small enough by compression."""
         self._turns: dict[str, int] = {}
         self._open = False
         self._committing = False
@@ -140,9 +143,9 @@ class TransactionalProducer:
         self._send([(TopicPartition(topic, partition), columns, self._plan(topic, columns, None))])
 
     def send_built(
-        self, topic: str, partition: int, timestamp: int, build: Callable[[], Spans], build_bytes: int
+        self, topic: str, partition: int, timestamp: int, build: Callable[[], Iterable[Spans]], build_bytes: int
     ) -> None:
-        """Write the values that `build` returns, without keys, to one partition; they are compressed already.
+        """Write the values that `build` gives, without keys, to one partition; they are compressed already.
 
         `build` is called beside the caller, on the writing thread, and holds `build_bytes` of memory until then.
         What it raises, and a value too large, is raised by a later call.
@@ -268,11 +271,14 @@ class TransactionalProducer:
     def _plan(self, topic: str, columns: Columns, rows: Int64s | None) -> Plan:
         """Check what the broker would refuse, and cut into batches. rows: the columns' rows in the caller's arrays."""
         self._check_times(topic, columns.timestamps, rows)
-        return self._cut(topic, columns, rows, self._record_bytes(topic))
+        record_bytes, batch_bytes = self._record_bytes(topic), self.settings.batch_bytes
+        if self.settings.codec == "none" or topic in self._dense:
+            batch_bytes = min(batch_bytes, record_bytes)
+        return self._cut(topic, columns, rows, batch_bytes, record_bytes)
 
-    def _cut(self, topic: str, columns: Columns, rows: Int64s | None, record_bytes: int) -> Plan:
+    def _cut(self, topic: str, columns: Columns, rows: Int64s | None, batch_bytes: int, record_bytes: int) -> Plan:
         try:
-            return plan(columns, self.settings.batch_bytes, record_bytes)
+            return plan(columns, batch_bytes, record_bytes)
         except RowTooLargeError as error:
             row = error.row if rows is None else int(rows[error.row])
             raise RecordTooLargeError(
@@ -285,12 +291,9 @@ class TransactionalProducer:
         with self._discarded_on_failure("send"):
             crash_point("before_produce")
             for source, columns, batches in parts:
-                begin = 0
-                for end, size in zip(batches.ends.tolist(), batches.sizes.tolist(), strict=True):
-                    self._have_done(
-                        size, partial(self._transactions.write, self._encoder, source, columns, begin, end, size)
-                    )
-                    begin = end
+                limit = self._record_bytes(source.topic)
+                for rows in _batches(columns, batches):
+                    self._have_done(rows[-1], partial(self._write, source, rows, limit))
             crash_point("after_produce")
 
     def _have_done(self, size: int, work: Callable[[], None]) -> None:
@@ -307,17 +310,25 @@ class TransactionalProducer:
         """On the writing thread."""
         self._result = self._transactions.commit(offsets, group_metadata)
 
+    def _write(self, source: TopicPartition, rows: Rows, limit: int) -> None:
+        """Write a batch, or more if it does not get small enough for its topic. On the writing thread."""
+        if self._transactions.write(self._encoder, source, rows, limit):
+            return
+        self._dense.add(source.topic)
+        columns, begin, end, _ = rows
+        part = columns.take(np.arange(begin, end))
+        for smaller in _batches(part, self._cut(source.topic, part, None, limit, limit)):
+            self._transactions.write(self._encoder, source, smaller, limit)
+
     def _pack_built(
-        self, source: TopicPartition, timestamp: int, build: Callable[[], Spans], record_bytes: int
+        self, source: TopicPartition, timestamp: int, build: Callable[[], Iterable[Spans]], record_bytes: int
     ) -> None:
-        """Build values and hand them over. On the writing thread."""
-        values = build()
-        columns = Columns.of(np.full(len(values), timestamp, np.int64), Spans.nulls(len(values)), values)
-        batches = self._cut(source.topic, columns, None, record_bytes)
-        begin = 0
-        for end, size in zip(batches.ends.tolist(), batches.sizes.tolist(), strict=True):
-            self._transactions.write(self._plain_encoder, source, columns, begin, end, size)
-            begin = end
+        """Build values and write them, one part after another. On the writing thread."""
+        for values in build():
+            columns = Columns.of(np.full(len(values), timestamp, np.int64), Spans.nulls(len(values)), values)
+            batch_bytes = min(self.settings.batch_bytes, record_bytes)
+            for rows in _batches(columns, self._cut(source.topic, columns, None, batch_bytes, record_bytes)):
+                self._transactions.write(self._plain_encoder, source, rows, record_bytes)
 
     def _raise_writer_failure(self, limit: Deadline) -> NoReturn:
         if self._writer.failure is not None:
@@ -372,3 +383,11 @@ class TransactionalProducer:
             # What it still hands over would be in the next transaction.
             raise TransactionFailedError(f"the work in hand did not end within {limit_ms} ms", remedy=ROLL_BACK)
         return self._transactions.roll_back(limit_ms)
+
+
+def _batches(columns: Columns, cut: Plan) -> Iterator[Rows]:
+    """The batches of a plan."""
+    begin = 0
+    for end, size in zip(cut.ends.tolist(), cut.sizes.tolist(), strict=True):
+        yield columns, begin, end, size
+        begin = end

@@ -27,6 +27,8 @@ from streamsample.records import TopicPartition
 
 Positions: TypeAlias = Mapping[TopicPartition, tuple[int, str]]
 """The group's next position in each partition, and the metadata committed with it."""
+Rows: TypeAlias = tuple[Columns, int, int, int]
+"""A batch to be: columns, its first row, the one behind its last, and its bytes before compression."""
 
 REQUEST_BYTES_MAX = 8 * 1024 * 1024
 ROLL_BACK = "the worker rolls back to the last committed position and tries again"
@@ -43,11 +45,12 @@ class ProducerSettings:
 
     transaction_timeout_ms bounds how long a killed worker blocks readers of read_committed. in_flight_bytes_max: handed
     over and not yet acknowledged, compressed. waiting_bytes_max: taken, not yet compressed. batch_bytes: of one batch
-    before compression (a larger record goes alone).
+    before compression (a larger record goes alone); if it does not get small enough for its topic, the topic's batches
+    are cut to what it takes.
     """
 
     codec: Codec = "lz4"
-    batch_bytes: int = 1_000_000
+    batch_bytes: int = 1_800_000
     in_flight_bytes_max: int = 64 * 1024 * 1024
     waiting_bytes_max: int = 32 * 1024 * 1024
     transaction_timeout_ms: int = 12_000
@@ -150,18 +153,20 @@ class Transactions:
         self._handed = HandedOver()
         self._drop_held()
 
-    def write(
-        self, encoder: BatchEncoder, source: TopicPartition, columns: Columns, begin: int, end: int, size: int
-    ) -> None:
-        """Encode one batch, of `size` bytes before compression, once there is room. It is sent together with others, at
-        the latest by `delivered`.
+    def write(self, encoder: BatchEncoder, source: TopicPartition, rows: Rows, limit: int) -> bool:
+        """Encode one batch once there is room. It is sent together with others, at the latest by `delivered`. False if
+        it is larger than `limit` after compression: then it is not written.
         """
+        columns, begin, end, size = rows
         self._wait_for_room(size)
         encoded = encoder.encode(columns, begin, end, size)
+        if len(encoded) > limit:
+            return False
         self._held.append((source, encoded, end - begin))
         self._held_bytes += len(encoded)
         if self._held_bytes >= min(_HELD_BYTES, self._settings.in_flight_bytes_max // 2):
             self._hand_over()
+        return True
 
     def delivered(self) -> CommitResult:
         """Wait until the broker has all that was written."""

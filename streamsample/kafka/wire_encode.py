@@ -19,7 +19,7 @@ import numpy as np
 from crc32c import crc32c
 from numba import types
 
-from streamsample.kernels import I32, I32_OUT, I64, I64_OUT, U8, U8_OUT, copy_bytes, inline, kernel
+from streamsample.kernels import I32, I32_OUT, I64, I64_OUT, U8, U8_OUT, borrow, copy_bytes, inline, kernel
 from streamsample.records import Int32s, Int64s, Spans
 
 Codec: TypeAlias = Literal["none", "gzip", "snappy", "lz4", "zstd"]
@@ -78,7 +78,9 @@ def _body_size(time_delta, offset_delta, key, value, header, count):  # type: ig
 
 @kernel(types.int64(I64, I32, I32, I32, I32, types.int64, types.int64, I64_OUT, I64_OUT))
 def _plan(times, keys, values, headers, counts, soft, hard, ends, sizes):  # type: ignore[no-untyped-def]
-    """Cut rows into batches of at most `soft` bytes, or one record of `hard`; the number of batches, or -1 - row."""
+    """Cut rows into batches of at most `soft` bytes, or one record; the number of batches, or -1 - row where a record
+    needs more than `hard` alone.
+    """
     batches = np.int64(0)
     begin = np.int64(0)
     size = np.int64(HEADER_BYTES)
@@ -97,8 +99,10 @@ def _plan(times, keys, values, headers, counts, soft, hard, ends, sizes):  # typ
             body = _body_size(np.int64(0), np.int64(0), key, value, header, count)
             needed = body + _varint_size(body)
         size += needed
-        if size > hard:
-            return -1 - row
+        if HEADER_BYTES + needed > hard:
+            body = _body_size(np.int64(0), np.int64(0), key, value, header, count)
+            if HEADER_BYTES + body + _varint_size(body) > hard:
+                return -1 - row
     if len(times) > begin:
         ends[batches] = len(times)
         sizes[batches] = size
@@ -121,6 +125,9 @@ def _encode(  # type: ignore[no-untyped-def]
     header_bytes, header_at, header_size, header_count, begin, end, out, at,
 ):  # fmt: skip
     """Write rows begin..end as records to `out` from `at`; where the last one ends."""
+    key_bytes, value_bytes, header_bytes, out = (
+        borrow(key_bytes), borrow(value_bytes), borrow(header_bytes), borrow(out)
+    )  # fmt: skip
     for row in range(begin, end):
         key, value, header = np.int64(key_size[row]), np.int64(value_size[row]), np.int64(header_size[row])
         count = np.int64(header_count[row])
@@ -271,21 +278,20 @@ class Plan:
 
 
 def plan(columns: Columns, batch_bytes: int, record_bytes: int) -> Plan:
-    """Cut rows into consecutive batches of at most `batch_bytes`; a record larger than that goes alone, up to
-    `record_bytes`.
+    """Cut rows into consecutive batches of at most `batch_bytes`; a record larger than that goes alone. None may need
+    more than `record_bytes` alone; a batch may, as long as it gets small enough by compression.
 
     Both count the batch's header and are before compression, which never makes a batch larger. Nothing is encoded.
     Raises RowTooLargeError for the first record that needs more than `record_bytes`.
     """
-    soft = min(batch_bytes, record_bytes)
     n = len(columns)
     payload = sum(int(np.maximum(part.size, 0).sum()) for part in (columns.keys, columns.values, columns.headers))
-    # Two neighbouring batches need more than `soft` together.
-    most = min(n, 2 * (payload + n * _RECORD_OVERHEAD_BYTES_MAX) // max(soft - 2 * HEADER_BYTES, 1) + 2)
+    # Two neighbouring batches need more than `batch_bytes` together.
+    most = min(n, 2 * (payload + n * _RECORD_OVERHEAD_BYTES_MAX) // max(batch_bytes - 2 * HEADER_BYTES, 1) + 2)
     ends, sizes = np.empty(most, np.int64), np.empty(most, np.int64)
     batches = _plan(
         columns.timestamps, columns.keys.size, columns.values.size, columns.headers.size, columns.header_counts,
-        soft, record_bytes, ends, sizes,
+        batch_bytes, record_bytes, ends, sizes,
     )  # fmt: skip
     if batches < 0:
         row = -1 - int(batches)

@@ -53,7 +53,7 @@ def open_on_changelog(scene: Scene) -> Any:
     zombie.init_transactions()
     zombie.begin_transaction()
     for partition in range(scene.workload.partitions):
-        zombie.send(scene.changelog, pack_chunk(999, [b"never"], 100_000)[0], partition=partition)
+        zombie.send(scene.changelog, next(pack_chunk(999, [b"never"], 100_000)), partition=partition)
     zombie.flush(timeout=30)
     return zombie
 
@@ -133,7 +133,7 @@ def _next_chunk(scene: Scene, partition: int, damage: Any) -> None:
     chunks, committed = scene.chunks(partition), scene.committed()
     position = ChangelogPosition.parse(committed[source][1], source)
     assert position is not None
-    value = damage(pack_chunk(position.last + 1, [chunks[-1].body], 1_000_000)[0])
+    value = damage(next(pack_chunk(position.last + 1, [chunks[-1].body], 1_000_000)))
     producer = KafkaProducer(bootstrap_servers=scene.servers, transactional_id=f"{scene.name}.damage")
     try:
         producer.init_transactions()

@@ -125,6 +125,24 @@ def test_many_batches_keep_their_order_and_tell_their_offsets(make: Make, topic:
     assert result.delivered[: len(before.delivered)] == before.delivered
 
 
+def test_batches_that_do_not_get_small_enough_are_cut_to_what_the_topic_takes(
+    make: Make, make_topic: MakeTopic, broker: Broker
+) -> None:
+    topic = make_topic(1, config={"max.message.bytes": "20000"})
+    producer = make(replace(QUICK, batch_bytes=100_000, codec="lz4"))
+    small: list[bytes | None] = [b"again and again " * 60] * 200
+    dense: list[bytes | None] = [np.random.default_rng(row).bytes(900) for row in range(200)]
+    producer.begin()
+    producer.send(topic, 0, *rows(small))
+    assert [batch.records for batch in producer.flush().delivered] == [103, 97]  # five times what the topic takes
+    producer.send(topic, 0, *rows(dense))
+    done = producer.flush()
+    assert max(batch.records for batch in done.delivered[2:]) == 21
+    producer.send(topic, 0, *rows(small))
+    assert max(batch.records for batch in producer.commit().delivered[len(done.delivered) :]) == 20
+    assert visible(broker.bootstrap_servers, topic) == small + dense + small
+
+
 # -- transactions ----------------------------------------------------------------------------------------
 
 
@@ -341,16 +359,16 @@ def test_built_values_are_written_where_they_were_asked_for(make: Make, topic: s
     producer = make()
     producer.begin()
     producer.send(topic, 2, *rows([b"before"]))
-    producer.send_built(topic, 2, NOW_MS, lambda: Spans.of([b"one", b"two"]), 6)
+    producer.send_built(topic, 2, NOW_MS, lambda: [Spans.of([b"one"]), Spans.of([b"two"])], 6)
     producer.send(topic, 2, *rows([b"after"]))
     done = producer.commit()
-    assert [batch.records for batch in done.delivered] == [1, 2, 1]
-    assert done.base_offsets(TopicPartition(topic, 2)) == [0, 1, 3]
+    assert [batch.records for batch in done.delivered] == [1, 1, 1, 1]
+    assert done.base_offsets(TopicPartition(topic, 2)) == [0, 1, 2, 3]
     assert visible(broker.bootstrap_servers, topic) == [b"before", b"one", b"two", b"after"]
 
 
 def test_what_building_raises_fails_the_transaction(make: Make, topic: str, broker: Broker) -> None:
-    def build() -> Spans:
+    def build() -> list[Spans]:
         raise InvariantError("cannot be built")
 
     producer = make()
@@ -367,7 +385,7 @@ def test_a_built_value_too_large_fails_the_transaction(make: Make, make_topic: M
     topic = make_topic(1, config={"max.message.bytes": "1000"})
     producer = make()
     producer.begin()
-    producer.send_built(topic, 0, NOW_MS, lambda: Spans.of([bytes(2_000)]), 2_000)
+    producer.send_built(topic, 0, NOW_MS, lambda: [Spans.of([bytes(2_000)])], 2_000)
     with pytest.raises(RecordTooLargeError, match=rf"topic {topic}: row 0 needs 20\d\d bytes, 1000 are allowed"):
         producer.flush()
     assert_dead(producer, topic)
