@@ -40,6 +40,8 @@ def exploded(schema: Mapping[str, Any], field: str, label: str) -> dict[str, Any
     if any(root["name"] in _names(entry["type"]) for entry in root["fields"]):
         remedy = "publish one record per element"
         raise Wrong(f"not yet: {label} holds records of its own type, so that {field} cannot be exploded", remedy)
+    if _items(_type_of(root, field)) == "null":
+        raise Wrong(f"{label}: the elements of {field} are always null", "name a list whose elements say something")
     root["fields"] = [
         {**_without(entry, ("default",)), "type": _items(entry["type"])} if entry["name"] == field else entry
         for entry in root["fields"]
@@ -53,6 +55,10 @@ def _items(kind: Any) -> Any:
     if isinstance(kind, list):
         return next(_items(branch) for branch in kind if branch != "null")
     return kind["items"] if kind["type"] == "array" else _items(kind["type"])
+
+
+def _type_of(root: Mapping[str, Any], field: str) -> Any:
+    return next(entry["type"] for entry in root["fields"] if entry["name"] == field)
 
 
 def _names(kind: Any) -> Iterator[str]:

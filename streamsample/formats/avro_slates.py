@@ -68,6 +68,9 @@ class AvroSlates:
         holders = [AvroSchema(schema) for schema in alone.values()]
         self._ends = compile_program(holders, Layout(), [set[str]() for _ in holders], explode)
         self._least = min(schema.least(schema.root) for schema in holders)
+        if not self._least:
+            what = f"the elements of {explode} take no bytes: a few bytes of a record would be any number of rows"
+            raise ConfigurationError(what, remedy="name a list whose elements say something")
 
     def project(self, values: Spans) -> Projection:
         """Decode the fields of every element. See `projection.Projector` and `projection.Slates`."""

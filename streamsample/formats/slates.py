@@ -84,7 +84,7 @@ def slates_of(first: Int64s, elements: Spans, lists: Int64s, whole: Projection, 
 
 def room_for(sizes: NDArray[np.int32], least: int, elements_max: int) -> int:
     """How many elements values of these sizes can have at most, the null ones included. least: bytes of an element."""
-    each = np.maximum(sizes, 0).astype(np.int64) // least if least else np.full(len(sizes), elements_max)
+    each = np.maximum(sizes, 0).astype(np.int64) // least
     return int(np.minimum(each, elements_max).sum()) + len(sizes)
 
 

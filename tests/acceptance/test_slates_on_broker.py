@@ -88,7 +88,9 @@ def test_a18_workers_label_the_elements_of_slates_and_verify_derives_their_draws
         if (places := [n for n, item in enumerate(value["items"] or []) if item["id"] is None])
     }
     assert bad == missing
-    assert registry.get_sample_value("streamsample_elements_total", {"topic": f"{job.name}.shown"}) is not None
+    here = [value["items"] or [] for value in values[200:]]
+    for name, count in (("elements", sum(map(len, here))), ("empty_lists", here.count([]) + 3), ("records_in", 203)):
+        assert registry.get_sample_value(f"streamsample_{name}_total", {"topic": f"{job.name}.shown"}) == count
     (verdict,) = verdicts(job)
     assert verdict.right, verdict.lines()
     twice = sum(sampled(value["request"], item) for value in values for item in value["items"] or [] if item["id"])

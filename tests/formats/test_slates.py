@@ -10,7 +10,7 @@ from typing import Any
 import fastavro
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from streamsample.config.slates import exploded
@@ -43,6 +43,9 @@ def slates(draw: st.DrawFn) -> tuple[Schema, list[dict[str, Any]]]:
         fields.append({"name": name, "type": kind})
         values[name] = each
     schema = {"type": "record", "name": "Request", "fields": fields}
+    held = AvroSchema(schema)
+    (array,) = [leaf for leaf in held.leaves("items") if leaf["type"] == "array"]
+    assume(held.least(array["items"]))
     return schema, draw(st.lists(st.fixed_dictionaries(values), min_size=1, max_size=4))
 
 
@@ -176,6 +179,16 @@ def test_blocks_with_their_sizes_and_columns_of_the_value_beside_those_of_the_el
     assert spliced(projector, batch, projection) == [encode(features, each) for each in wanted]
 
 
+@pytest.mark.parametrize("projector", ["avro", "json"])
+def test_a_batch_without_records_has_no_elements(projector: str) -> None:
+    made: AvroSlates | JsonSlates = JsonSlates([Field("items.id", "text")], explode="items", elements_max=9)
+    if projector == "avro":
+        made = AvroSlates({None: REQUEST}, [Field("items.id", "text")], explode="items", elements_max=9)
+    projection = made.project(Spans.nulls(0))
+    assert (len(projection), projection.text("items.id").to_list()) == (0, [])
+    assert made.splice(Spans.nulls(0), projection, np.empty(0, np.int64)).to_list() == []
+
+
 def test_each_frame_has_its_own_schema_of_elements() -> None:
     other = {
         "type": "record",
@@ -227,6 +240,19 @@ def test_each_frame_has_its_own_schema_of_elements() -> None:
         (
             {**REQUEST, "fields": [{"name": "items", "type": {"type": "array", "items": ["null", "Request"]}}]},
             "not yet: the schema holds records of its own type",
+        ),
+        (
+            {**REQUEST, "fields": [{"name": "items", "type": {"type": "array", "items": "null"}}]},
+            "the elements of items are always null",
+        ),
+        (
+            {
+                **REQUEST,
+                "fields": [
+                    {"name": "items", "type": {"type": "array", "items": {"type": "record", "name": "E", "fields": []}}}
+                ],
+            },
+            "the elements of items take no bytes",
         ),
     ],
 )
