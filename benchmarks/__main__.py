@@ -17,7 +17,10 @@ from benchmarks import results
 from benchmarks.processes import Failed
 from benchmarks.settings import Settings
 
-NAMES = ("consume", "produce", "sample", "windows", "join", "restore", "start", "sampling", "slates")
+NAMES = (
+    *("consume", "produce", "sample", "windows", "join", "slates", "restore"),
+    *("long_windows", "start", "sampling"),
+)
 RECORDS, QUICK_RECORDS = 3_000_000, 300_000
 _LOAD_MAX = 0.7
 SLOW_RECORDS, QUICK_SLOW_RECORDS = 200_000, 30_000

@@ -183,7 +183,7 @@ def serving_times(numbers: Int64s, records: int, span_ms: int) -> Int64s:
     return FIRST_MS + numbers * span_ms // records
 
 
-class _Writer:
+class Writer:
     """Writes columns to topics that it makes; commits often enough for the transaction's time limit."""
 
     def __init__(self, servers: str, codec: Codec) -> None:
@@ -217,16 +217,21 @@ class _Writer:
         self._admin.close()
 
 
-def _chunks(count: int) -> Iterator[Int64s]:
+def hexadecimal(numbers: Int64s, salt: int) -> Bytes:
+    """16 random characters for each: uint8[n, 16]."""
+    return _hex(_mixed(numbers, salt))
+
+
+def chunks(count: int) -> Iterator[Int64s]:
     for begin in range(0, count, _CHUNK):
         yield np.arange(begin, min(begin + _CHUNK, count))
 
 
 def write_impressions(servers: str, topic: str, records: int, codec: Codec, span_ms: int = 600_000) -> dict[str, int]:
     """Make `topic` with that many predictions, spread over `span_ms` of event time."""
-    writer = _Writer(servers, codec)
+    writer = Writer(servers, codec)
     writer.make(topic)
-    for numbers in _chunks(records):
+    for numbers in chunks(records):
         times = serving_times(numbers, records, span_ms)
         writer.write(topic, times, impression_ids(numbers), impressions(numbers, times))
     writer.close()
@@ -267,15 +272,15 @@ def write_join_input(
 
     Returns how many records each topic holds, how many predictions were clicked inside their window, how many close.
     """
-    writer = _Writer(servers, "lz4")
+    writer = Writer(servers, "lz4")
     shown, clicked = f"{prefix}.impressions", f"{prefix}.clicks"
     writer.make(shown)
     writer.make(clicked)
-    for numbers in _chunks(records):
+    for numbers in chunks(records):
         times = serving_times(numbers, records, span_ms)
         writer.write(shown, times, impression_ids(numbers), impressions(numbers, times))
     numbers, times = click_plan(records, span_ms, share, mean_delay_ms)
-    for rows in _chunks(len(numbers)):
+    for rows in chunks(len(numbers)):
         ids = impression_ids(numbers[rows])
         writer.write(clicked, times[rows], ids, clicks(numbers[rows], times[rows]))
     explicit = int((times - serving_times(numbers, records, span_ms) <= window_ms).sum())

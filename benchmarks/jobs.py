@@ -65,6 +65,13 @@ class JobProcess:
         times = psutil.Process(self._process.pid).cpu_times()
         return float(times.user + times.system)
 
+    def memory(self) -> tuple[int, int]:
+        """Resident bytes now, and the most there have been (as far as the system tells)."""
+        now = int(psutil.Process(self._process.pid).memory_info().rss)
+        status = Path(f"/proc/{self._process.pid}/status")
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+        return now, int(found.group(1)) * 1024 if found else now
+
     def wait_until_ready(self, seconds: float = 300) -> float:
         """Wait for /readyz; when it was. The job is killed if it takes too long."""
         try:

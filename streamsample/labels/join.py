@@ -29,7 +29,7 @@ from streamsample.labels import ledger as books
 from streamsample.labels import snapshots
 from streamsample.labels.agenda import Agenda, in_order
 from streamsample.labels.choice import rule_table
-from streamsample.labels.delta import Delta
+from streamsample.labels.delta import Delta, RowColumns
 from streamsample.labels.incoming import any_beyond, beyond_limits, side_by_side, uses_of_each
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.matches import Matches, apply_feedback, free_chains
@@ -277,9 +277,9 @@ class LabelJoin:
         self.watermark, self.settled_before = last.watermark, last.settled_before
         self.released_before = last.released_before
         self._times = self._times_at()
-        rows = snapshots.merged_rows(deltas, self._times.dead_before)
-        if len(rows.ts):
-            self._restore_rows(rows)
+        merged = snapshots.merged_rows(deltas, self._times.dead_before)
+        if len(merged.columns.ts):
+            self._restore_rows(merged.columns, merged.payload)
         logged = snapshots.merged_matches(deltas, self.settings)
         handles = snapshots.rows_of(logged, self._rows, self.released_before)
         logged, handles = logged[handles >= 0], handles[handles >= 0]
@@ -451,7 +451,7 @@ class LabelJoin:
     def _waiting_by_use(self) -> Int64s:
         return self._waiting.counts_by_use(self._matches.table.uses, len(self.settings.uses))
 
-    def _restore_rows(self, rows: Any) -> None:
+    def _restore_rows(self, rows: RowColumns, payload: Sequence[tuple[Int64s, Spans]]) -> None:
         slots, buckets = self._rows.place(rows.ts, None)
         batch = PredictionBatch(
             rows.offset, rows.index, rows.ts, rows.hash.astype(np.uint64) << np.uint64(32),
@@ -459,8 +459,10 @@ class LabelJoin:
             rows.schema, rows.split, slots,
         )  # fmt: skip
         handles = self._insert(batch, len(buckets), self._times._replace(overlap=-1, open_rows_max=2**62))
-        kept = np.flatnonzero(rows.ts >= self.released_before)
-        self._rows.store_payload(buckets, slots, kept, handles, rows.payload)
+        for mine, spans in payload:
+            kept = np.flatnonzero(rows.ts[mine] >= self.released_before)
+            self._rows.store_payload(buckets, slots[mine], kept, handles[mine], spans)
+            self._rows.keep_limit()
         self._rows.table.rows["revision"][handles] = rows.revision
         self._rows.close(self.settled_before)
         self._rows.release(self.released_before)

@@ -33,6 +33,7 @@ from streamsample.labels.tables import (
     RowOut,
     RowTable,
     grown,
+    move,
     reserved,
 )
 from streamsample.records import Bools, Int32s, Int64s, Spans
@@ -129,8 +130,7 @@ class Rows:
             used = int(counts[BLOCKS_USED])
             link = grown(table.block_next, used, blocks)
             grown_rows = _aligned_rows(len(link) * BLOCK)
-            # As bytes: numpy copies records field by field.
-            grown_rows[: used * BLOCK].view(np.uint8)[:] = table.rows[: used * BLOCK].view(np.uint8)
+            move(table.rows, grown_rows, used * BLOCK)
             free = grown(table.blocks_free, int(counts[BLOCKS_FREE]), len(link))
             table = table._replace(rows=grown_rows, block_next=link, blocks_free=free)
         wanted = id_bytes // (PAGE - ID_BYTES_MAX) + buckets + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -135,17 +136,33 @@ def _columns(kind: Any, log: NDArray[Any]) -> Any:
     return kind(**{name: np.ascontiguousarray(log[name]) for name in kind.__slots__})
 
 
-def merged_rows(deltas: Sequence[Delta], dead_before: int) -> RowColumns:
+@dataclass(frozen=True, slots=True)
+class MergedRows:
+    """The rows of several deltas. columns: without payload. payload: of each delta that has some, over its own bytes,
+    for it is large: the rows that it is of, and as many spans.
+    """
+
+    columns: RowColumns
+    payload: Sequence[tuple[Int64s, Spans]]
+
+
+def merged_rows(deltas: Sequence[Delta], dead_before: int) -> MergedRows:
     """All rows of the deltas that are not dead yet, the newest copy of each, ascending by (offset, index)."""
     parts = [delta.rows for delta in deltas]
     names = ("offset", "index", "ts", "hash", "schema", "split", "revision")
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    ids, payload = (Spans.concat([getattr(part, name) for part in parts]) for name in ("ids", "payload"))
+    ids = Spans.concat([part.ids for part in parts])
     place = place_of(columns["offset"], columns["index"])
     pick = _last_of_each(place)
     pick = pick[columns["ts"][pick] >= dead_before]
     taken = {name: np.ascontiguousarray(column[pick]) for name, column in columns.items()}
-    return RowColumns(**taken, ids=ids.take(pick), payload=payload.take(pick))
+    payload, end = [], 0
+    by_delta = np.argsort(pick, kind="stable")
+    for part in parts:
+        begin, end = end, end + len(part.ts)
+        mine = by_delta[slice(*np.searchsorted(pick, (begin, end), sorter=by_delta))]
+        payload.append((mine, part.payload.take(pick[mine] - begin)))
+    return MergedRows(RowColumns(**taken, ids=ids.take(pick), payload=Spans.nulls(0)), payload)
 
 
 def merged_matches(deltas: Sequence[Delta], settings: JoinSettings) -> NDArray[Any]:

@@ -7,6 +7,7 @@ to kernels as named tuples of arrays; `counts` holds the scalars that kernels ch
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +21,7 @@ from streamsample.records import Bools, Bytes, Int32s, Int64s
 NONE: Final = -1
 """No handle: the end of a chain, an empty index slot."""
 _OWN_PAGES: Final = 1 << 22
+_MOVED_AT_ONCE: Final = 1 << 24
 BLOCK: Final = 256
 """Rows per block. A block belongs to one bucket."""
 PAGE: Final = 16384
@@ -339,11 +341,34 @@ def reserved(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def grown(array: NDArray[Any], used: int, wanted: int) -> NDArray[Any]:
-    """`array`, or a longer copy of its first `used` elements; what lies beyond is not touched, so not resident."""
+    """`array`, or a longer one with its first `used` elements, in place of it (see `move`). What lies beyond is not
+    touched, so not resident.
+    """
     if wanted <= len(array):
         return array
     more = len(array) if array.nbytes >= _OWN_PAGES else len(array) // 2
     larger = reserved(max(wanted, len(array) + more), array.dtype)
-    # As bytes: numpy copies records field by field.
-    larger[:used].view(np.uint8)[:] = array[:used].view(np.uint8)
+    move(array, larger, used)
     return larger
+
+
+def move(array: NDArray[Any], larger: NDArray[Any], used: int) -> None:
+    """Bring the first `used` elements to a longer array. The old one is of no use afterwards: its memory is given back
+    as it is read, so that there are never two of a large one.
+    """
+    # As bytes: numpy copies records field by field.
+    old, new = array[:used].view(np.uint8), larger[:used].view(np.uint8)
+    if array.nbytes < _OWN_PAGES:
+        new[:] = old
+        return
+    for begin in range(0, len(old), _MOVED_AT_ONCE):
+        end = min(begin + _MOVED_AT_ONCE, len(old))
+        new[begin:end] = old[begin:end]
+        first = -(-(old.ctypes.data + begin) // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (old.ctypes.data + end) // mmap.PAGESIZE * mmap.PAGESIZE
+        if first < last:
+            _madvise(first, last - first, mmap.MADV_DONTNEED)
+
+
+_madvise = ctypes.CDLL(None).madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)

@@ -24,13 +24,14 @@ log = logging.getLogger(__name__)
 
 _NO_PROGRESS_MS = 60_000
 _TELL_MS = 3_000
+_AWAY_MS = 1_000
 _LIMITS = FetchLimits(partition=16 << 20, request=64 << 20, decoded=64 << 20)
 
 
 @dataclass(slots=True)
 class Restoration:
     """A task that is reading its local copy, or else its changelog. Goes on a little at each `step`, so that the worker
-    keeps polling its group.
+    keeps polling its group. held_bytes: of chunks, which are held until all of them have been read.
     """
 
     task: Task
@@ -41,14 +42,16 @@ class Restoration:
     started_ms: int
     local: LocalCopy | None
     chunks: list[StoredChunk] = field(default_factory=list)
+    held_bytes: int = 0
     _parts: ChunkReader = field(init=False)
     _heard_ms: int = field(init=False)
     _told_ms: int = field(init=False)
+    _asked_ms: int = field(init=False)
     _reader: ColumnarConsumer | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._parts = ChunkReader(self.changelog, self.position)
-        self._heard_ms = self._told_ms = self.started_ms
+        self._heard_ms = self._told_ms = self._asked_ms = self.started_ms
 
     @property
     def source(self) -> str:
@@ -64,8 +67,12 @@ class Restoration:
         """Read on; whether the task is restored. Raises StateError when the changelog cannot give what was
         committed.
         """
-        if clock.elapsed_ms() - self._told_ms > _TELL_MS:
-            self._told_ms = clock.elapsed_ms()
+        now = clock.elapsed_ms()
+        if now - self._asked_ms > _AWAY_MS:  # while others were restored
+            self._heard_ms += now - self._asked_ms
+        self._asked_ms = now
+        if now - self._told_ms > _TELL_MS:
+            self._told_ms = now
             log.info("task %d: %.0f%% of %s read", self.task.partition, 100 * self.progress, self.source)
         if self.local is None:
             return self._read_changelog(clock, timeout_ms)
@@ -73,7 +80,7 @@ class Restoration:
             return self.local.step()
         except LocalStateError as error:
             log.warning("task %d: its local state is not used: %s", self.task.partition, error)
-            self.local, self._heard_ms = None, clock.elapsed_ms()
+            self.local, self._heard_ms = None, now
             return False
 
     def _read_changelog(self, clock: Clock, timeout_ms: float) -> bool:
@@ -90,7 +97,9 @@ class Restoration:
                 remedy="something else deleted its records; rebuild the state with `streamsample reset JOB`",
             ) from error
         for batch in batches:
-            self.chunks.extend(self._parts.read(batch))
+            for chunk in self._parts.read(batch):
+                self.chunks.append(chunk)
+                self.held_bytes += len(chunk.body)
         if batches:
             self._heard_ms = clock.elapsed_ms()
         if self._parts.done:
@@ -129,6 +138,7 @@ class FirstStart:
     reader: ColumnarConsumer
     consumer: ColumnarConsumer
     started_ms: int
+    held_bytes: int = 0
     _heard_ms: int = field(init=False)
 
     def __post_init__(self) -> None:

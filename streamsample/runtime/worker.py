@@ -34,15 +34,17 @@ from streamsample.runtime.samples import TaskSettings
 from streamsample.runtime.sink import Sink
 from streamsample.runtime.source import Source
 from streamsample.runtime.task import Task
+from streamsample.runtime.trimming import Trimmer
 
 log = logging.getLogger(__name__)
 
 _FETCH = FetchLimits(decoded=24 << 20)
 """Little enough that a turn is short against a transaction's time limit, also on a slow machine."""
 _POLL_MS = 50
+_REST_POLL_MS = 500
 _RESTORE_POLL_MS = 20
+_RESTORE_BYTES_MAX = 128 << 20
 _FOLLOW_MS = 3_000
-_TRIM_MS = 30_000
 _ASK_MS = 500
 _EXCHANGE_MS = 100
 _FAILURES_MAX = 20
@@ -90,12 +92,12 @@ class Worker:
         self._bytes_ahead: dict[TopicPartition, int] = {}
         self._watermarks: dict[int, int] = {}
         self._ends: dict[TopicPartition, int] = {}
-        self._trimmed: dict[TopicPartition, int] = {}
+        self._trimmer = Trimmer(plan, admin, clock)
         self._stop = threading.Event() if stop is None else stop
         self._failures = 0
         now = clock.elapsed_ms()
         self.last_turn_ms = now
-        self._committed_ms = self._followed_ms = self._trimmed_ms = now
+        self._committed_ms = self._followed_ms = now
         self._asked_ms = now
         self._exchanged_ms = now - _EXCHANGE_MS
         self._consumer = ColumnarConsumer(
@@ -149,8 +151,7 @@ class Worker:
 
     def _turn(self) -> None:
         try:
-            behind = any(task.behind for task in self._tasks.values())
-            batches = self._consumer.poll(0 if behind else _RESTORE_POLL_MS if self._restoring else _POLL_MS)
+            batches = self._consumer.poll(self._patience_ms())
             self._on_rebalance(self._consumer.take_rebalance())
             for batch in batches:
                 self._process(batch)
@@ -166,6 +167,16 @@ class Worker:
             self._report.progress.turns += 1
         except _RETRIABLE as error:
             self._roll_back(error)
+
+    def _patience_ms(self) -> int:
+        """How long to wait for records that are not there: long, if nothing else is to be done."""
+        if any(task.behind for task in self._tasks.values()):
+            return 0
+        if self._restoring:
+            return _RESTORE_POLL_MS
+        busy = self._sink.committing or self._sink.has_more or any(task.changed for task in self._tasks.values())
+        busy = busy or self._settings.until_caught_up is not None or not self._consumer.settled
+        return _POLL_MS if busy else _REST_POLL_MS
 
     def _is_commit_due(self) -> bool:
         return self._clock.elapsed_ms() - self._committed_ms >= self._plan.job.commit_interval_ms
@@ -284,7 +295,7 @@ class Worker:
             for task in commit.tasks:
                 task.check_matches()
         self._stand()
-        self._trim_topics(commit.positions)
+        self._trimmer.trim(self._tasks, commit.positions)
 
     def _commit_quietly(self) -> None:
         """The last commit before leaving; if it fails, nothing is lost: the next owner begins at the one before."""
@@ -293,32 +304,6 @@ class Worker:
             keep_all(self._tasks.values())
         except _RETRIABLE as error:
             log.warning("the last commit failed, the work since the one before will be done again: %s", error)
-
-    def _trim_topics(self, committed: Mapping[TopicPartition, int]) -> None:
-        """Let the broker delete what no restore needs, of the changelog and of what tasks have told each other; beside
-        the loop, for an answer may take its time.
-        """
-        now = self._clock.elapsed_ms()
-        if now - self._trimmed_ms < _TRIM_MS:
-            return
-        self._trimmed_ms = now
-        needed = {
-            TopicPartition(self._plan.job.changelog_topic, partition): task.log.first_offset or 0
-            for partition, task in self._tasks.items()
-        }
-        if self._plan.exchange is not None:
-            needed |= {source: offset for source, offset in committed.items() if source.topic == self._plan.exchange}
-        due = {source: offset for source, offset in needed.items() if offset > self._trimmed.get(source, 0)}
-        if due:
-            self._trimmed |= due
-            threading.Thread(target=self._delete_records, args=(due,), name="changelog-trim", daemon=True).start()
-
-    def _delete_records(self, due: dict[TopicPartition, int]) -> None:
-        for source, offset in due.items():
-            try:
-                self._admin.delete_records(source, offset)
-            except Exception as error:
-                log.warning("%s was not trimmed, it will be tried again: %s", source, error)
 
     # -- assignment and failure -------------------------------------------------------------------
 
@@ -365,8 +350,13 @@ class Worker:
                 self._restoring[partition] = restoration
 
     def _restore_on(self) -> None:
+        held = 0
         for partition, restoration in list(self._restoring.items()):
-            if restoration.step(self._clock, _RESTORE_POLL_MS):
+            if held > _RESTORE_BYTES_MAX:
+                return  # What these hold is put together before others read on.
+            if not restoration.step(self._clock, _RESTORE_POLL_MS):
+                held += restoration.held_bytes
+            else:
                 del self._restoring[partition]
                 restoration.close()
                 if isinstance(restoration, Restoration):

@@ -16,7 +16,7 @@ from streamsample.errors import ChangelogGapError, StateError, TopicError
 from streamsample.kafka.changelog import ChangelogPosition, pack_chunk
 from streamsample.kafka.topics import TopicAdmin
 from streamsample.records import TopicPartition
-from streamsample.runtime import state, worker
+from streamsample.runtime import state, trimming
 from tests.conftest import Broker
 from tests.faults.conftest import MakeScene
 from tests.faults.harness import Scene, until
@@ -272,7 +272,7 @@ def _click(id_: str, ms: int) -> Event:
 
 
 def test_what_is_not_needed_any_more_is_deleted(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_TRIM_MS", 0)
+    monkeypatch.setattr(trimming, "_TRIM_MS", 0)
     before = [first_offset(scene, partition) for partition in range(scene.workload.partitions)]
     scene.publish()
     for _ in range(2):
