@@ -18,8 +18,8 @@ _TRIM_MS = 30_000
 
 
 class Trimmer:
-    """Now and then deletes old records of the changelog, and of what tasks have told each other; beside the loop, for an
-    answer may take its time.
+    """Now and then deletes old records of the changelog, and of what tasks have told each other; beside the loop, for
+    an answer may take its time.
     """
 
     def __init__(self, plan: Plan, admin: TopicAdmin, clock: Clock) -> None:
