@@ -302,7 +302,8 @@ def reset(
         admin = TopicAdmin(job.kafka.options("admin"))
         try:
             admin.delete_group(job.group)
-            admin.delete([job.changelog_topic, *([job.windows_topic] if job.exchanges_windows else [])])
+            rekeyed = map(job.rekeyed_topic, job.rekeyed)
+            admin.delete([job.changelog_topic, *rekeyed, *([job.windows_topic] if job.exchanges_windows else [])])
         finally:
             admin.close()
         err.print(f"job {job.group}: state forgotten", markup=False)

@@ -145,12 +145,12 @@ def test_a_job_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_what_a_later_version_brings_is_refused_by_name(tmp_path: Path) -> None:
-    tree = job_tree("job", {"input.rekey": True})
+    tree = job_tree("job", {"input.registry": "x"})
     (tmp_path / "job.yaml").write_text(json.dumps(tree))
     result = call("validate", "--offline", tmp_path / "job.yaml")
     assert result.exit_code == CONFIGURATION
     assert "not yet" in result.stderr
-    assert "input.rekey" in result.stderr
+    assert "input.registry" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["shop", "flights"])

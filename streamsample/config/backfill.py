@@ -18,7 +18,7 @@ from streamsample.config.units import parse_moment
 from streamsample.config.values import TOPIC_LENGTH_MAX
 from streamsample.errors import ConfigurationError, NotYetError
 
-_LONGEST_SUFFIX = ".dead-letters"
+_DEAD_LETTERS = ".dead-letters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ def backfilling(job: Job, backfill: Backfill) -> Job:
             f"--output-topic: {topic} is the live job's own output: readers would see each record a second time",
             remedy="name another topic, or add --replace if its readers keep one record of each record_id",
         )
-    if topic in job.sources or topic in (job.dead_letters_topic, job.changelog_topic, job.windows_topic):
+    own = (job.dead_letters_topic, job.changelog_topic, job.windows_topic, *map(job.rekeyed_topic, job.rekeyed))
+    if topic in job.sources or topic in own:
         raise ConfigurationError(
             f"--output-topic: {topic} is another topic of the job already", remedy="name a topic of its own"
         )
@@ -77,7 +78,8 @@ def backfilling(job: Job, backfill: Backfill) -> Job:
             )
     digest = identity.digest([topic, job.version])[:8]
     suffix = f"backfill-{_compact(backfill.from_ms)}-{_compact(backfill.to_ms)}-{digest}"
-    if len(job.name) + 1 + len(suffix) + len(_LONGEST_SUFFIX) > TOPIC_LENGTH_MAX:
+    added = max([len(_DEAD_LETTERS), *(len(job.rekeyed_topic(each)) - len(job.name) for each in job.rekeyed)])
+    if len(job.name) + 1 + len(suffix) + added > TOPIC_LENGTH_MAX:
         raise ConfigurationError(
             f"job: {job.name} is too long for the names of a backfill's topics", remedy="give whole days"
         )

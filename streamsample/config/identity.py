@@ -110,6 +110,8 @@ def shape(job: Job) -> dict[str, Any]:
             [name, target.type, target.classes, [_read(rule) for rule in target.rules]]
             for name, target in job.targets.items()
         ],
+        # Their rows and feedback are named by partitions of other numbers.
+        **({"rekeyed": sorted(job.rekeyed)} if job.rekeyed else {}),
         # The candidates of an open window are those of this design, and no other's, and of these records.
         **(
             {"windows": {**windows, **_where(job.input)}}

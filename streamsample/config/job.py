@@ -33,7 +33,7 @@ from streamsample.config.stages import SampleSetting, paths_of, stages_of
 from streamsample.config.targets import Target
 from streamsample.config.thin import Thin
 from streamsample.config.units import format_duration
-from streamsample.config.values import Duration, JobName, Name, PositiveDuration, Start
+from streamsample.config.values import TOPIC_LENGTH_MAX, Duration, JobName, Name, PositiveDuration, Start
 
 if TYPE_CHECKING:
     from streamsample.config.backfill import Backfill
@@ -204,6 +204,15 @@ class Job(Section):
         return f"{self.group}.windows"
 
     @property
+    def rekeyed(self) -> tuple[str, ...]:
+        """The topics whose records go through topics of the job's own, partitioned by the id of the prediction."""
+        return tuple(topic for topic, source in self.sources.items() if source.rekey)
+
+    def rekeyed_topic(self, topic: str) -> str:
+        """Where the records of a source topic go."""
+        return f"{self.group}.rekeyed.{topic}"
+
+    @property
     def state_directory(self) -> Path:
         return self.state.directory or Path(".streamsample", self.group).absolute()
 
@@ -249,6 +258,7 @@ class Job(Section):
         yield from sample_problems(self)
         yield from thin_problems(self)
         yield from topic_problems(self)
+        yield from rekey_problems(self)
         yield from schema_id_problems(self)
         yield from time_problems(self)
         yield from field_problems(self)
@@ -335,6 +345,7 @@ def topic_problems(job: Job) -> Iterator[Problem]:
         (("dead_letters", "topic"), job.dead_letters_topic),
         (("changelog", "topic"), job.changelog_topic),
         (("job",), job.windows_topic),
+        *((("job",), job.rekeyed_topic(topic)) for topic in job.rekeyed),
         *((("late", "topic"), item.topic) for item in [job.late] if item is not None),
         *((("orphans", "topic"), item.topic) for item in [job.orphans] if item is not None),
     ]
@@ -365,11 +376,28 @@ def _sharing_problems(job: Job, topic: str, name: str, first: str) -> Iterator[P
         if feedback.where is None:
             what = f'shares the topic "{topic}" with {name if each == first else first}, and nothing tells them apart'
             yield Problem(("feedback", each), what, "set where: \"<field> == '...'\" on both", at_key=True)
-    for key in ("format", "schema_file", "schema_files", "framing", "time", "idle_timeout"):
+    for key in ("format", "schema_file", "schema_files", "framing", "time", "idle_timeout", "rekey"):
         attribute = "idle_timeout_ms" if key == "idle_timeout" else key
         if getattr(mine, attribute) != getattr(other, attribute):
             what = f"differs from that of {first}, which reads the same topic"
             yield Problem(("feedback", name, key), what, f"write it as under feedback.{first}")
+
+
+def rekey_problems(job: Job) -> Iterator[Problem]:
+    """Records are rekeyed to meet others of the same id."""
+    if job.input.rekey and not job.targets:
+        yield Problem(("input", "rekey"), "has no meaning without targets: nothing is joined", "remove it", at_key=True)
+    if job.input.rekey and job.input.explode is not None:
+        what = "not yet: slates of a rekeyed input, whose items belong to several tasks"
+        yield Problem(("input", "explode"), what, "publish one record per item shown", not_yet=True)
+    for path, sample in job.designs if job.input.rekey and job.targets else ():
+        if sample.has_state:
+            what = f"not yet: a {sample.design} sample of a rekeyed input that depends on the order of its records"
+            yield Problem((*path, "design"), what, "key the input by its id, or sample before", not_yet=True)
+    for topic in map(job.rekeyed_topic, job.rekeyed):
+        if len(topic) > TOPIC_LENGTH_MAX:
+            what = f"is too long: {topic} is no name for a topic"
+            yield Problem(("job",), what, f"a topic's name has at most {TOPIC_LENGTH_MAX} characters")
 
 
 def schema_id_problems(job: Job) -> Iterator[Problem]:
@@ -416,6 +444,7 @@ NEEDS = {
     thin_problems: ("thin", "targets"),
     sample_problems: ("input", "sample", "samples", "targets"),
     topic_problems: ("job", "input", "feedback", "output", "dead_letters", "changelog", "late", "orphans"),
+    rekey_problems: ("job", "input", "feedback", "targets", "sample", "samples"),
     schema_id_problems: ("input", "output"),
     time_problems: ("max_future", "commit_interval"),
     field_problems: ("input", "feedback", "targets", "sample", "samples", "split", "features"),

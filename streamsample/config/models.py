@@ -18,6 +18,7 @@ from streamsample.config.values import (
     Duration,
     FieldNames,
     FieldPath,
+    Flag,
     Kind,
     Limit,
     Port,
@@ -228,6 +229,11 @@ class Source(Section):
         None, description="the field that holds the record's id, or several that make it together; default: see below"
     )
     time: Time | None = Field(None, description="the event time; default: the record's timestamp")
+    rekey: Flag = Field(
+        False,
+        description="whether the topic is keyed or partitioned otherwise than by the prediction's id: then its records "
+        "go through a topic of the job's own, partitioned by that id",
+    )
 
     @property
     def confluent(self) -> bool:

@@ -40,7 +40,6 @@ _WHERE = NotYet("where at this place", "set it on the input or on the feedback")
 _SOURCE: dict[str, NotYet] = {
     "registry": NotYet("a schema registry", "give the schemas by id: schema_files: {7: my.avsc}"),
     "subject": NotYet("a schema registry", "give the schemas by id: schema_files: {7: my.avsc}"),
-    "rekey": NotYet("rekeying", "key the topics by the id, with the same number of partitions"),
     "time.format": NotYet("times as text", "give them as a number, with its unit"),
 }
 
@@ -52,7 +51,6 @@ _TABLE: dict[str, NotYet] = {
     "where": _WHERE,
     "registry": _SOURCE["registry"],
     "schema_registry": _SOURCE["registry"],
-    "rekey": _SOURCE["rekey"],
     "input": NotYet("several inputs", "name one", _is_list),
     "match": _INPUT["match"],
     "tests": NotYet("test timelines"),

@@ -127,6 +127,7 @@ class JoinSettings:
     index of its feedback; those of one feedback in the order of their names. Empty: each feedback is one source.
     corrections_ms: how long after its target's close feedback still corrects a label. emit_each: a record is written
     whenever a target closes, not only when all have. keeps_lost: feedback that nothing could use is handed back.
+    any_order: predictions are of several partitions, told apart by their offsets; they come in any order.
     """
 
     feedback: tuple[str, ...]
@@ -139,6 +140,7 @@ class JoinSettings:
     corrections_ms: int = 0
     emit_each: bool = False
     keeps_lost: bool = False
+    any_order: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.targets) <= TARGETS_MAX:

@@ -25,9 +25,23 @@ from streamsample.records import Bools, Int64s, Spans
 _INDEX_BITS = 15
 
 
-def place_of(offset: Int64s, index: NDArray[np.int16]) -> Int64s:
-    """One ascending int64 per (offset, index)."""
-    return (offset << _INDEX_BITS) | index
+class _Places:
+    """(offset, index) as one int64, in the same order. offset: all that there are. They may need all of 64 bits, as
+    where they tell partitions apart: then they are numbered.
+    """
+
+    def __init__(self, offset: Int64s) -> None:
+        self._first = offset.min(initial=2**62)
+        wide = len(offset) > 0 and int(offset.max()) - int(self._first) >= 1 << (62 - _INDEX_BITS)
+        self._numbered = np.unique(offset) if wide else None
+
+    def of(self, offset: Int64s, index: NDArray[np.int16]) -> Int64s:
+        """Negative where there is no such offset, or one that nothing else has."""
+        if self._numbered is None:
+            place: Int64s = ((offset - self._first) << _INDEX_BITS) | index
+            return place
+        at = np.minimum(np.searchsorted(self._numbered, offset), len(self._numbered) - 1)
+        return np.where(self._numbered[at] == offset, (at << _INDEX_BITS) | index, -1)
 
 
 def take(
@@ -152,8 +166,7 @@ def merged_rows(deltas: Sequence[Delta], dead_before: int) -> MergedRows:
     names = ("offset", "index", "ts", "hash", "schema", "split", "revision")
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     ids = Spans.concat([part.ids for part in parts])
-    place = place_of(columns["offset"], columns["index"])
-    pick = _last_of_each(place)
+    pick = _last_of_each(_Places(columns["offset"]).of(columns["offset"], columns["index"]))
     pick = pick[columns["ts"][pick] >= dead_before]
     taken = {name: np.ascontiguousarray(column[pick]) for name, column in columns.items()}
     payload, end = [], 0
@@ -196,11 +209,12 @@ def rows_of(log: NDArray[Any], rows: Rows, released_before: int) -> Int64s:
     """The restored row of each LOGGED or WRITTEN record; -1 where it gives no record any more, or is gone."""
     handles = np.concatenate([np.empty(0, np.int64), *(rows.handles(bucket) for bucket in rows.buckets.values())])
     handles = handles[rows.table.rows["ts"][handles] >= released_before]
-    place = place_of(rows.table.rows["offset"][handles], rows.table.rows["index"][handles])
-    order = np.argsort(place, kind="stable")
-    if not len(order):
+    if not len(handles):
         return np.full(len(log), -1, np.int64)
-    wanted = place_of(log["row_offset"], log["row_index"])
+    places = _Places(rows.table.rows["offset"][handles])
+    place = places.of(rows.table.rows["offset"][handles], rows.table.rows["index"][handles])
+    order = np.argsort(place, kind="stable")
+    wanted = places.of(log["row_offset"], log["row_index"])
     at = np.minimum(np.searchsorted(place[order], wanted), len(order) - 1)
     found = order[at]
     return np.where(place[found] == wanted, handles[found], -1)

@@ -16,6 +16,9 @@ MIN: Final = -(2**63)
 """The watermark while one source partition has not been read: before all event times."""
 
 
+_MAX: Final = 2**63 - 1
+
+
 class WatermarkState(TypedDict):
     """What `Watermark.snapshot` returns: plain values, fit for JSON."""
 
@@ -35,6 +38,7 @@ class _Source:
     caught_up: bool = False
     paused: bool = False
     since: int = 0
+    told_silent_ms: int = 0
 
     @property
     def level(self) -> int | None:
@@ -75,6 +79,7 @@ class Watermark:
         self._elapsed_ms = max(self._elapsed_ms, elapsed_ms)
         held.since = self._elapsed_ms
         held.position = position
+        held.told_silent_ms = 0
         if largest_event_time is not None:
             if held.largest is None or largest_event_time > held.largest:
                 held.largest = largest_event_time
@@ -96,6 +101,16 @@ class Watermark:
         if held.paused and not paused:
             held.since = self._elapsed_ms
         held.paused = paused
+
+    def hear(self, source: TopicPartition, level: int | None, position: int, silent_ms: int, elapsed_ms: int) -> None:
+        """Whoever reads `source` for this task says how far it has come: like `on_read`, and how long it is silent."""
+        self.on_read(source, level, position, elapsed_ms)
+        self._sources[source].told_silent_ms = silent_ms
+
+    def silent_ms(self, source: TopicPartition) -> int:
+        """How long `source` has been caught up and nothing came of it; 0 if it is not."""
+        held = self._sources[source]
+        return max(self._elapsed_ms - held.since, 0) if held.silent else 0
 
     def follow(self, topic: str, largest_event_time_of_topic: int, elapsed_ms: int) -> None:
         """Let the caught-up silent partitions of `topic` follow its other partitions.
@@ -119,16 +134,14 @@ class Watermark:
         """The watermark: never goes back; MIN while a source partition is unknown or there is none."""
         if not self._sources:
             return self._value
-        pure = with_idle = None
-        for name, held in self._sources.items():
-            level = held.level
-            if level is None:
+        pure = with_idle = _MAX
+        for topic, sources in self._topics.items():
+            levels = [held.level for held in sources]
+            known = [level for level in levels if level is not None]
+            if len(known) < len(levels):
                 return self._value
-            idle = level + self._idle_advance(name.topic)
-            pure = level if pure is None else min(pure, level)
-            with_idle = idle if with_idle is None else min(with_idle, idle)
-        assert pure is not None
-        assert with_idle is not None
+            pure = min(pure, *known)
+            with_idle = min(with_idle, min(known) + self._idle_advance(topic))
         self._value_without_idle = max(self._value_without_idle, pure)
         self._value = max(self._value, with_idle)
         return self._value
@@ -150,15 +163,21 @@ class Watermark:
         """How far the event time of one source partition has come; None before its first event."""
         return self._sources[source].level
 
+    def level_of_topic(self, topic: str) -> int | None:
+        """The least of its source partitions' levels that are known."""
+        levels = [held.level for held in self._topics.get(topic, ())]
+        return min((level for level in levels if level is not None), default=None)
+
     def held_by(self) -> TopicPartition | None:
         """What holds the watermark back: a source partition not read yet, else the slowest (the first by name)."""
         slowest: TopicPartition | None = None
         smallest = 0
+        idle = {topic: self._idle_advance(topic) for topic in self._topics}
         for name, held in self._sources.items():
             level = held.level
             if level is None:
                 return name
-            level += self._idle_advance(name.topic)
+            level += idle[name.topic]
             if slowest is None or level < smallest:
                 slowest, smallest = name, level
         return slowest
@@ -169,25 +188,35 @@ class Watermark:
         While a partition has not been read, the first event time read from any stands for it: so an empty topic bounds
         how much is read of the others.
         """
-        firsts = [held.first for held in self._sources.values() if held.first is not None]
-        levels: dict[TopicPartition, int] = {}
-        unread = False
-        for name, held in self._sources.items():
-            level = held.level
-            if level is None:
-                unread = True
-            else:
-                levels[name] = level + self._idle_advance(name.topic)
-        if not levels:
+        levels, unread, slowest = self._levels()
+        if slowest is None:
             return set()
-        slowest = min(levels.values())
-        if unread and firsts:
-            slowest = min(slowest, min(firsts))
         return {
             name
             for name, level in levels.items()
             if level > slowest + max_ahead_ms and (unread or level > min(levels.values()))
         }
+
+    def slowest(self) -> int | None:
+        """The event time beyond which `ahead` counts; None while nothing was read."""
+        return self._levels()[2]
+
+    def _levels(self) -> tuple[dict[TopicPartition, int], bool, int | None]:
+        """The levels that are known, whether some are not, and the least that any of them can be."""
+        firsts = [held.first for held in self._sources.values() if held.first is not None]
+        levels: dict[TopicPartition, int] = {}
+        unread = False
+        idle = {topic: self._idle_advance(topic) for topic in self._topics}
+        for name, held in self._sources.items():
+            level = held.level
+            if level is None:
+                unread = True
+            else:
+                levels[name] = level + idle[name.topic]
+        slowest = min(levels.values(), default=None)
+        if slowest is not None and unread and firsts:
+            slowest = min(slowest, min(firsts))
+        return levels, unread, slowest
 
     def snapshot(self) -> WatermarkState:
         """Everything that a restore needs; elapsed time and the flags begin anew."""
@@ -220,9 +249,8 @@ class Watermark:
         timeout = self._idle_timeout_ms.get(topic)
         if timeout is None:
             return 0
-        since = 0
-        for held in self._topics[topic]:
-            if not held.silent:
-                return 0
-            since = max(since, held.since)
-        return max(0, self._elapsed_ms - since - timeout)
+        silent = [
+            max(held.told_silent_ms, self._elapsed_ms - held.since if held.silent else 0)
+            for held in self._topics[topic]
+        ]
+        return max(0, min(silent) - timeout)

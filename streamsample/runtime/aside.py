@@ -16,6 +16,7 @@ from streamsample.labels import Lost
 from streamsample.labels import ledger as books
 from streamsample.labels.results import Codes
 from streamsample.records import Int64s, RecordBatch, Spans
+from streamsample.runtime.places import offsets_at, partitions_at
 from streamsample.runtime.plan import Plan
 from streamsample.runtime.source import Rejected
 
@@ -39,12 +40,13 @@ def set_aside(job: Job, batch: RecordBatch, rows: Int64s, what: Codes | Int64s) 
             yield topic, Rejected(batch, rows[mine], "label", books.FEEDBACK_COLUMNS[column], words)
 
 
-def waited_in_vain(plan: Plan, partition: int, lost: Lost) -> Iterator[tuple[str, Rejected]]:
+def waited_in_vain(plan: Plan, lost: Lost) -> Iterator[tuple[str, Rejected]]:
     """The same for feedback that the join hands back."""
-    for number in np.unique(lost.source):
-        mine = lost.source == number
-        topic = plan.feedback[int(number)].source.topic
-        batch = batch_of(lost.originals.take(mine), topic, partition, lost.offset[mine])
+    partitions, offsets = partitions_at(lost.offset), offsets_at(lost.offset)
+    for number, partition in sorted(set(zip(lost.source.tolist(), partitions.tolist(), strict=True))):
+        mine = (lost.source == number) & (partitions == partition)
+        topic = plan.feedback[number].source.topic
+        batch = batch_of(lost.originals.take(mine), topic, partition, offsets[mine])
         yield from set_aside(plan.job, batch, np.arange(len(batch)), lost.what[mine])
 
 

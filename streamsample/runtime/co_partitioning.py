@@ -11,7 +11,10 @@ import numpy as np
 
 from streamsample.errors import TopicError
 from streamsample.kafka.partitioner import partitions_of
+from streamsample.labels.ledger import Ledger
 from streamsample.records import Spans
+from streamsample.runtime.layout import Layout
+from streamsample.runtime.plan import Plan
 
 RECORDS_LOOKED_AT = 1_000
 _AGREE = 0.99
@@ -19,15 +22,18 @@ _FEEDBACK_MIN = 10_000
 _MATCHED_MIN = 0.001
 _REMEDY = (
     "key both topics by the prediction's id with the default partitioner (murmur2; librdkafka: "
-    "partitioner=murmur2_random); a later version can rekey them (`rekey: true`)"
+    "partitioner=murmur2_random), or set `rekey: true` on the one that is not"
 )
 
 
 class Placement:
-    """Counts, on a source's first records, how many ids lie where the default partitioner puts them."""
+    """Counts, on a source's first records, how many ids lie where the default partitioner puts them. rekeyed: they were
+    put there.
+    """
 
-    def __init__(self, topic: str, partition: int, partitions: int) -> None:
+    def __init__(self, topic: str, partition: int, partitions: int, *, rekeyed: bool = False) -> None:
         self.topic = topic
+        self._rekeyed = rekeyed
         self._partition = partition
         self._partitions = partitions
         self._seen = 0
@@ -35,7 +41,7 @@ class Placement:
 
     def look(self, ids: Spans) -> None:
         """Look at the ids (m spans) of more records, until enough were seen."""
-        if self._partitions == 1 or self._seen >= RECORDS_LOOKED_AT or not len(ids):
+        if self._partitions == 1 or self._rekeyed or self._seen >= RECORDS_LOOKED_AT or not len(ids):
             return
         some = ids.take(np.arange(min(len(ids), RECORDS_LOOKED_AT - self._seen)))
         self._seen += len(some)
@@ -44,7 +50,7 @@ class Placement:
     @property
     def by_id(self) -> bool | None:
         """Whether the topic is partitioned by the id; None while too little was seen."""
-        if self._partitions == 1:
+        if self._partitions == 1 or self._rekeyed:
             return True
         if self._seen < RECORDS_LOOKED_AT:
             return None
@@ -78,3 +84,17 @@ def check_matches(
             "topics do not seem to be partitioned alike",
             remedy=_REMEDY,
         )
+
+
+def check_all_matches(plan: Plan, layout: Layout, ledger: Ledger) -> None:
+    """`check_matches` of each feedback that is read as it is, by a task's books."""
+    if plan.join is None or any(not draw.random for draw in plan.draws):
+        return  # however few a design that is not random takes, all other feedback has no prediction here
+    for number, use in enumerate(plan.join.uses):
+        name = plan.join.feedback[use.feedback]
+        topics = [item.source.topic for item in plan.feedback if item.name == name]
+        if any(topic in layout.origins for topic in topics):
+            continue  # it lies where the default partitioner puts it
+        counts, rate = ledger.feedback_counts(number), plan.samples[0].largest_rate
+        resolved = counts["matched"] + counts["orphan"]
+        check_matches(plan.input.topic, " and ".join(topics), layout.tasks, resolved, counts["matched"], rate)

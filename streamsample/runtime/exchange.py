@@ -56,10 +56,11 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is to be sent to the task of number `to`."""
+    """What is to be sent to the task of number `to`. topic: None for that of windows."""
 
     to: int
     value: bytes
+    topic: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

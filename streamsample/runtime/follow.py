@@ -110,8 +110,8 @@ class Follower:
         """Whether a question was put whose answer has not been taken."""
         return self._thread is not None
 
-    def ask(self, positions: Mapping[Source, Mapping[TopicPartition, int]], partitions: int) -> None:
-        """Ask about these positions of topics with so many partitions. Not while another question is open."""
+    def ask(self, positions: Mapping[Source, Mapping[TopicPartition, int]], partitions: Mapping[str, int]) -> None:
+        """Ask about these positions; partitions: of each topic. Not while another question is open."""
         self._answers, self._failure = [], None
         self._thread = threading.Thread(target=self._run, args=(positions, partitions), name="follower", daemon=True)
         self._thread.start()
@@ -133,10 +133,10 @@ class Follower:
             self._thread.join(_READ_TIMEOUT_MS / 1000)
         self._clock.close()
 
-    def _run(self, positions: Mapping[Source, Mapping[TopicPartition, int]], partitions: int) -> None:
+    def _run(self, positions: Mapping[Source, Mapping[TopicPartition, int]], partitions: Mapping[str, int]) -> None:
         try:
             for source, asked in positions.items():
-                largest = self._clock.largest(source, partitions)
+                largest = self._clock.largest(source, partitions[source.topic])
                 if largest is not None:
                     still = self._clock.still_at(asked)
                     self._answers.append(Answer(source.topic, largest, {each: asked[each] for each in still}))

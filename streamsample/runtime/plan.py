@@ -160,8 +160,9 @@ class Plan:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """All topics that a task reads: the source topics, and the internal one if there is one."""
-        return self.topics if self.exchange is None else (*self.topics, self.exchange)
+        """All topics that tasks read: the source topics, and the job's own."""
+        rekeyed = tuple(map(self.job.rekeyed_topic, self.job.rekeyed))
+        return (*self.topics, *rekeyed, *([] if self.exchange is None else [self.exchange]))
 
 
 def plan_of(job: Job) -> Plan:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 from streamsample.config import Job
 from streamsample.config.units import format_duration
 from streamsample.errors import TopicError
-from streamsample.kafka.topics import TopicAdmin, TopicDescription, TopicSpec
+from streamsample.kafka.topics import INTERNAL_CONFIGS, TopicAdmin, TopicDescription, TopicSpec
+from streamsample.labels import PayloadSpace
 from streamsample.records import TopicPartition
+from streamsample.runtime.places import PARTITIONS_MAX
+from streamsample.runtime.samples import TaskSettings
+
+_REKEYED_BYTES_MAX = 8 << 20
+"""max.message.bytes of the topics that carry rekeyed records: a block has many of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """What the job found. partitions: of every source topic; the sizes are the topics' max.message.bytes;
     that of dead letters is also of what is set aside. exchange_bytes_max: of the internal topic of windows, 0 without
-    one.
+    one. origins: the partitions of each topic that is rekeyed; rekeyed_bytes_max: of the topics that carry their
+    records.
     """
 
     partitions: int
@@ -25,6 +33,19 @@ class Cluster:
     dead_letter_bytes_max: int
     exchange_bytes_max: int
     warnings: tuple[str, ...]
+    origins: Mapping[str, int] = field(default_factory=dict)
+    rekeyed_bytes_max: int = 0
+
+    def task_settings(self, space: PayloadSpace) -> TaskSettings:
+        """What a task must know of it."""
+        return TaskSettings(
+            self.partitions,
+            self.output_bytes_max,
+            self.exchange_bytes_max,
+            space,
+            self.origins,
+            self.rekeyed_bytes_max,
+        )
 
 
 def inspect(job: Job, admin: TopicAdmin, now_ms: int) -> tuple[dict[str, TopicDescription], tuple[str, ...]]:
@@ -48,11 +69,17 @@ def _partitions(found: Mapping[str, TopicDescription]) -> list[TopicPartition]:
 def prepare(job: Job, admin: TopicAdmin, now_ms: int) -> Cluster:
     """`inspect`, and make the topics that the job writes where they are missing. Raises TopicError."""
     found, warnings = inspect(job, admin, now_ms)
-    partitions = found[job.input.topic].partitions
-    changelog = admin.ensure(TopicSpec.internal(job.changelog_topic, partitions, job.changelog.replication or -1))
+    partitions = _tasks(job, found)
+    origins = {topic: found[topic].partitions for topic in job.rekeyed}
+    copies = job.changelog.replication or -1
+    numbers = max(partitions, *origins.values(), 0)
+    changelog = admin.ensure(TopicSpec.internal(job.changelog_topic, numbers, copies))
+    for topic in origins:
+        configs = {**INTERNAL_CONFIGS, "max.message.bytes": str(_REKEYED_BYTES_MAX)}
+        admin.ensure(TopicSpec(job.rekeyed_topic(topic), partitions, configs, copies))
     exchange = None
     if job.exchanges_windows:
-        exchange = admin.ensure(TopicSpec.internal(job.windows_topic, partitions, job.changelog.replication or -1))
+        exchange = admin.ensure(TopicSpec.internal(job.windows_topic, partitions, copies))
     dead = admin.find(job.dead_letters_topic) or admin.ensure(
         TopicSpec(job.dead_letters_topic, partitions, {}, job.dead_letters.replication or -1)
     )
@@ -71,6 +98,8 @@ def prepare(job: Job, admin: TopicAdmin, now_ms: int) -> Cluster:
         dead_letter_bytes_max=min(job.dead_letters.max_bytes, *(each.max_message_bytes for each in (dead, *aside))),
         exchange_bytes_max=0 if exchange is None else exchange.max_message_bytes,
         warnings=warnings,
+        origins=origins,
+        rekeyed_bytes_max=_REKEYED_BYTES_MAX,
     )
 
 
@@ -79,15 +108,31 @@ def _roles(job: Job) -> dict[str, str]:
     return roles | {topic: f"feedback.{name}" for name, item in job.feedback.items() for topic in item.topics}
 
 
+def _tasks(job: Job, found: Mapping[str, TopicDescription]) -> int:
+    """How many tasks the job has: as many as the topics have partitions that are not rekeyed, else the input."""
+    return next((found[topic].partitions for topic in _as_they_are(job)), found[job.input.topic].partitions)
+
+
+def _as_they_are(job: Job) -> list[str]:
+    """The topics that are not rekeyed."""
+    return [topic for topic in _roles(job) if not job.sources[topic].rekey]
+
+
 def _check_partitions(job: Job, found: Mapping[str, TopicDescription]) -> None:
-    wanted = found[job.input.topic].partitions
-    for topic, role in _roles(job).items():
-        if found[topic].partitions != wanted:
+    roles = _roles(job)
+    for first, topic in pairwise(_as_they_are(job)):
+        if found[topic].partitions != found[first].partitions:
             raise TopicError(
-                f"{job.input.topic} (input) has {wanted} partitions, {topic} ({role}) has {found[topic].partitions}: "
-                "the feedback of an id would lie in another partition than its prediction",
-                remedy="give both the same number of partitions and the same keys; a later version can rekey "
-                f"{topic} (`rekey: true`)",
+                f"{first} ({roles[first]}) has {found[first].partitions} partitions, {topic} ({roles[topic]}) has "
+                f"{found[topic].partitions}: the feedback of an id would lie in another partition than its prediction",
+                remedy="give both the same number of partitions and the same keys, or set `rekey: true` on "
+                f"{roles[topic]}",
+            )
+    for topic in job.rekeyed:
+        if found[topic].partitions > PARTITIONS_MAX:
+            raise TopicError(
+                f"{topic} ({roles[topic]}) has {found[topic].partitions:,} partitions",
+                remedy=f"a topic that is rekeyed may have {PARTITIONS_MAX:,}",
             )
 
 

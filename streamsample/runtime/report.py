@@ -12,7 +12,7 @@ import numpy as np
 
 from streamsample.labels.ledger import FEEDBACK_COLUMNS, PREDICTION_COLUMNS, ROW_COLUMNS
 from streamsample.labels.watermark import MIN
-from streamsample.records import Int64s, RecordBatch, TopicPartition
+from streamsample.records import Int64s, RecordBatch
 from streamsample.runtime.audit import Audit, chi_square
 from streamsample.runtime.plan import Plan
 from streamsample.runtime.samples import SEPARATOR
@@ -178,6 +178,7 @@ class Report:
         self._watermarks(tasks, now_ms)
 
     def _watermarks(self, tasks: Mapping[int, Task], now_ms: int) -> None:
+        tasks = {number: task for number, task in tasks.items() if task.owns}
         values = [task.watermark.value() for task in tasks.values()]
         smallest = min(values, default=None)
         if smallest is None or smallest == MIN:
@@ -189,10 +190,7 @@ class Report:
         holders = Counter(holder.topic for task in tasks.values() if (holder := task.watermark.held_by()) is not None)
         for topic in self._plan.topics:
             self._metrics.held_by.labels(topic).set(holders[topic])
-            sources = {TopicPartition(topic, partition): task for partition, task in tasks.items()}
-            levels = [
-                level for source, task in sources.items() if (level := task.watermark.level_of(source)) is not None
-            ]
+            levels = [level for task in tasks.values() if (level := task.watermark.level_of_topic(topic)) is not None]
             if levels:
                 self._metrics.lag_seconds.labels(topic).set(max(0.0, (now_ms - min(levels)) / 1000))
 

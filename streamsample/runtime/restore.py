@@ -225,15 +225,12 @@ def begin_restoration(
 
     Raises StateError if only some of its partitions have a position.
     """
-    sources = [TopicPartition(topic, task.partition) for topic in task.plan.reads]
+    sources = task.layout.reads(task.partition)
     known = [source for source in sources if source in committed]
     if not known:
         return None
-    input_source = sources[0]
-    position = None
-    if input_source in committed:
-        position = ChangelogPosition.parse(committed[input_source][1], input_source)
-    if position is None:
+    position = ChangelogPosition.parse(committed[known[0]][1], known[0])
+    if position is None or len(known) < len(sources):
         raise StateError(
             f"{known[0]}: group {task.plan.job.group} has a position here, but none that names a changelog",
             remedy="the group was used by something else, or its offsets were set by hand: give the job another "
@@ -259,8 +256,8 @@ def start_fresh(task: Task, consumer: ColumnarConsumer, now_ms: int) -> None:
     (grace and skew), because records lie there in the order of their arrival.
     """
     job = task.plan.job
-    sources = [TopicPartition(topic, task.partition) for topic in task.plan.topics]
-    begin = consumer.beginning_offsets([TopicPartition(topic, task.partition) for topic in task.plan.reads])
+    sources = [*task.layout.direct(task.partition), *task.layout.sent_on(task.partition)]
+    begin = consumer.beginning_offsets(task.layout.reads(task.partition))
     # What tasks tell each other is read from its beginning, whenever the inputs are entered.
     task.positions = {source.topic: offset for source, offset in begin.items()}
     if job.start == "earliest":

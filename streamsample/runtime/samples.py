@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -40,13 +40,17 @@ _ESCAPED = 6
 @dataclass(frozen=True, slots=True)
 class TaskSettings:
     """What a task must know of the cluster and the machine. output_bytes_max: the output topic's max.message.bytes;
-    exchange_bytes_max: the internal topic's; space: where the payload of open rows lies, by default in memory.
+    exchange_bytes_max: that of windows; space: where the payload of open rows lies, by default in memory.
+    origins: the partitions of each topic that is rekeyed, one that is not in it is read as it is; rekeyed_bytes_max:
+    of the topics that carry their records.
     """
 
     partitions: int
     output_bytes_max: int
     exchange_bytes_max: int
     space: PayloadSpace = field(default_factory=PayloadSpace)
+    origins: Mapping[str, int] = field(default_factory=dict)
+    rekeyed_bytes_max: int = 0
 
 
 class Owner(Protocol):

@@ -31,6 +31,7 @@ from streamsample.kafka.topics import TopicAdmin
 from streamsample.kernels import load_imported
 from streamsample.records import TopicPartition
 from streamsample.runtime.http import StatusServer
+from streamsample.runtime.layout import Layout
 from streamsample.runtime.memory import keep_freed_memory
 from streamsample.runtime.metrics import Metrics
 from streamsample.runtime.plan import Plan, plan_of
@@ -118,9 +119,8 @@ def _calm_garbage_collection() -> None:
 
 
 def _ends(plan: Plan, admin: TopicAdmin, cluster: Cluster) -> dict[TopicPartition, int]:
-    return admin.latest(
-        [TopicPartition(topic, number) for topic in plan.topics for number in range(cluster.partitions)]
-    )
+    counts = Layout(plan, cluster.partitions, cluster.origins).partitions
+    return admin.latest([TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)])
 
 
 def _serve(job: Job, worker: Worker, registry: CollectorRegistry, clock: Clock) -> StatusServer:

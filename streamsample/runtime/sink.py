@@ -33,15 +33,16 @@ class _Saved:
     task: Task
     chunk: ChunkPacking
     logged: Logged
-    positions: Mapping[str, int]
+    positions: dict[str, int]
+    begins_at: dict[str, int]
     watermark: int
     totals: Totals
 
 
 @dataclass(slots=True)
 class Commit:
-    """A commit, and what it makes true. positions: the next offsets to be read, by topic and partition; seconds: how
-    long it took, once it has ended.
+    """A commit, and what it makes true. positions: from which offsets on a restart reads, by topic and partition;
+    seconds: how long it took, once it has ended.
     """
 
     tasks: Sequence[Task]
@@ -113,9 +114,10 @@ class Sink:
     def _tell(self, message: Message) -> None:
         """Send a message to another task. Stamped with wall time, as the changelog is."""
         values = Spans.of([message.value])
-        assert self._plan.exchange is not None
+        topic = message.topic or self._plan.exchange
+        assert topic is not None
         now = np.array([self._clock.now_ms()])
-        self.begin().send(self._plan.exchange, message.to, now, Spans.nulls(1), values)
+        self.begin().send(topic, message.to, now, Spans.nulls(1), values)
 
     @property
     def committing(self) -> bool:
@@ -136,7 +138,7 @@ class Sink:
         positions = {
             TopicPartition(topic, each.task.partition): offset
             for each in saved
-            for topic, offset in each.positions.items()
+            for topic, offset in (each.positions | each.begins_at).items()
         }
         totals = {each.task.partition: each.totals for each in saved}
         self._commit = Commit(tasks, positions, totals, uncommitted, started)
@@ -170,7 +172,8 @@ class Sink:
         now = self._clock.now_ms()
         producer.send_built(self._plan.job.changelog_topic, task.partition, now, chunk, chunk.body_bytes)
         crash_point("after_changelog")
-        return _Saved(task, chunk, logged, dict(task.positions), task.acted_watermark, totals_of(task))
+        begins_at = task.received.begins_at(task.positions)
+        return _Saved(task, chunk, logged, dict(task.positions), begins_at, task.acted_watermark, totals_of(task))
 
     def _logged(self, saved: Sequence[_Saved], written: CommitResult) -> Positions:
         """Note where the chunks are, and say what the group's offsets are to be. Called while the worker goes on."""

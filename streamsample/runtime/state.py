@@ -25,6 +25,8 @@ _HEAD_SIZE = struct.Struct(">I")
 _NEVER = -(2**62)
 _FOREVER = 2**62
 """Needed until it is written again."""
+ALL_ROWS = 2**63 - 1
+"""As the largest offset of a row: of all that there are."""
 RESET = "start over with `streamsample reset JOB`, which forgets the open rows and reads the inputs again"
 
 
@@ -47,6 +49,17 @@ class DrawDelta(msgspec.Struct, frozen=True, array_like=True):
     data: bytes
 
 
+class ReceivedState(msgspec.Struct, frozen=True, array_like=True):
+    """What a task knows of what others have sent to it. heard: of each origin the next offset, and from which event
+    time on it was readable; released: see `in_order`; begins_at: where a restart must read on, by topic, if that is
+    before its position.
+    """
+
+    heard: dict[str, tuple[int, int]]
+    released: int
+    begins_at: dict[str, int]
+
+
 class ChunkBody(msgspec.Struct, frozen=True, array_like=True):
     """One chunk: everything small as it is now, and the join's delta.
 
@@ -55,8 +68,9 @@ class ChunkBody(msgspec.Struct, frozen=True, array_like=True):
     shape: `Job.state_shape`; partitions: how many partition numbers the job had; positions: the next offset by topic;
     covered_from: from which event time each feedback was readable; counts: the task's own counters; schemas: what the
     rows' schema numbers mean in this chunk, by id and by what their features look like; draws: what changed in designs
-    by rate that remember, by their keys in the job file; step: what changed in the join (see `labels.delta`) or in a
-    windowed sample (see `sampling.window_delta`).
+    by rate that remember, by their keys in the job file; sent: how far the origins have come that the task reads for
+    others; received: what it knows of those that others read for it (see `rekey`); step: what changed in the join (see
+    `labels.delta`) or in a windowed sample (see `sampling.window_delta`).
     """
 
     shape: str
@@ -68,6 +82,8 @@ class ChunkBody(msgspec.Struct, frozen=True, array_like=True):
     counts: dict[str, int]
     schemas: list[SchemaName]
     draws: dict[str, DrawDelta]
+    sent: WatermarkState | None
+    received: ReceivedState
     step: bytes
 
 
@@ -203,13 +219,16 @@ class ChunkLog:
         while len(self._chunks) > 1 and self._chunks[0].holds.needed_until < watermark:
             self._chunks.popleft()
 
-    def stale_rows(self, live_elements: int) -> int | None:
+    def stale_rows(self, live_elements: int, *, whole: bool = False) -> int | None:
         """If the log holds more than twice the live elements: the largest offset of a row in its older half, to be
-        written again with the next chunk. The chunks of that half go when it is added.
+        written again with the next chunk. The chunks of that half go when it is added. whole: of all of them.
         """
         held = self.elements
         if held <= 2 * live_elements + self._SLACK:
             return None
+        if whole:
+            self._rewritten_to = self._chunks[-1].sequence
+            return ALL_ROWS
         older, last_row = 0, -1
         for chunk in self._chunks:
             older += chunk.holds.elements

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,14 +17,17 @@ from streamsample.hashing import hash64
 from streamsample.kafka.changelog import StoredChunk
 from streamsample.labels import FINAL, LATE, LIMIT, LabelJoin, PayloadSpace, Settled, Watermark, delta_parts
 from streamsample.labels.watermark import MIN
-from streamsample.records import Bools, Int64s, RecordBatch, Spans, TopicPartition
+from streamsample.records import Int64s, RecordBatch, TopicPartition
 from streamsample.runtime.aside import originals_of, set_aside, waited_in_vain
 from streamsample.runtime.audit import Audit
-from streamsample.runtime.co_partitioning import Placement, check_matches, check_placement
+from streamsample.runtime.co_partitioning import Placement, check_all_matches, check_placement
 from streamsample.runtime.composed import packed
-from streamsample.runtime.computed import called
 from streamsample.runtime.exchange import Message
+from streamsample.runtime.feedback import check_waiting, not_sampled, usable
+from streamsample.runtime.layout import Layout
+from streamsample.runtime.places import places_of
 from streamsample.runtime.plan import FeedbackPlan, Plan
+from streamsample.runtime.rekey import Received, Sender, place_ids
 from streamsample.runtime.replay import dated_within
 from streamsample.runtime.samples import SEPARATOR, Samples, TaskSettings
 from streamsample.runtime.source import Events, Rejected, in_pieces, read_once, refused
@@ -42,7 +45,6 @@ from streamsample.runtime.state import (
 )
 from streamsample.runtime.training import Encoded, TrainingRecords
 from streamsample.runtime.values import FEEDBACK_ID_SEED
-from streamsample.sampling.design import unit_hash
 
 if TYPE_CHECKING:
     from streamsample.runtime.window_step import WindowSteps
@@ -82,19 +84,28 @@ class Task:
         self.positions: dict[str, int] = {}
         self.counts: Counter[str] = Counter()
         self.audit = Audit()
-        self.join = None if plan.join is None else LabelJoin(plan.join, settings.space)
+        layout = Layout(plan, settings.partitions, settings.origins)
+        self.owns = partition < layout.tasks
+        self.join = None
+        if plan.join is not None and self.owns:
+            any_order = plan.input.topic in layout.origins
+            self.join = LabelJoin(replace(plan.join, any_order=any_order), settings.space)
         self.log = ChunkLog()
         self.start_ms: int | None = None
-        self.covered_from = dict.fromkeys(plan.topics, MIN)
-        timeouts = {plan.input.topic: plan.job.input.idle_timeout_ms}
-        timeouts |= {topic: item.idle_timeout_ms for item in plan.job.feedback.values() for topic in item.topics}
-        self.watermark = Watermark([TopicPartition(topic, partition) for topic in plan.topics], timeouts)
+        self.covered_from = {source.topic: MIN for source in (*layout.direct(partition), *layout.sent_on(partition))}
+        timeouts = {topic: source.idle_timeout_ms for topic, source in plan.job.sources.items()}
+        self.watermark = Watermark(layout.sources(partition), timeouts)
+        self.sender = Sender(layout, partition, settings.rekeyed_bytes_max, timeouts) if layout.origins else None
+        self.received = Received(layout, partition)
+        self.layout = layout
         self._settings = settings
         self._schemas = [schema_name(schema) for schema in plan.input.projector.schemas]
         self._samples = Samples(plan, self, settings, self._schemas)
         self._records = TrainingRecords(plan, plan.samples[0])
         self._output = Output()
-        self._placement = {topic: Placement(topic, partition, settings.partitions) for topic in plan.topics}
+        self._placement = {
+            topic: Placement(topic, partition, layout.tasks, rekeyed=topic in layout.origins) for topic in plan.topics
+        }
         self._changed = False
         self._idle = False
         self.behind = False
@@ -128,50 +139,93 @@ class Task:
 
     # -- events in --------------------------------------------------------------------------------
 
-    def process(self, batch: RecordBatch, now_ms: int, elapsed_ms: int) -> None:
-        """Take the next batch of one of the task's partitions."""
+    def process(self, batch: RecordBatch, now_ms: int, elapsed_ms: int) -> int:
+        """Take the next batch of one of the task's partitions. Of how many records it was decided what they are: those
+        that are sent on to other tasks are theirs to decide on.
+        """
+        self._changed = True
+        rekeyed = self.layout.internal.get(batch.topic)
+        if rekeyed is not None:
+            return self._receive(batch, rekeyed, now_ms, elapsed_ms)
+        self.positions[batch.topic] = batch.next_offset
         if batch.topic == self.plan.exchange:
-            self._on_messages(batch)
-        elif batch.topic == self.plan.input.topic and self.plan.job.input.explode is not None:
-            for piece in in_pieces(batch):
-                self._process(piece, now_ms, elapsed_ms)
-        else:
-            self._process(batch, now_ms, elapsed_ms)
+            assert self.windows is not None
+            self.windows.on_messages(batch)
+            return 0
+        if batch.topic == self.plan.input.topic and self.plan.job.input.explode is not None:
+            return sum(self._process(piece, now_ms, elapsed_ms) for piece in in_pieces(batch))
+        return self._process(batch, now_ms, elapsed_ms)
 
-    def _process(self, batch: RecordBatch, now_ms: int, elapsed_ms: int) -> None:
+    def _process(self, batch: RecordBatch, now_ms: int, elapsed_ms: int) -> int:
+        """Take records of a source topic."""
         read = read_once(self.plan.sources[batch.topic], batch, now_ms)
+        self._note(batch.topic, read)
+        sent = 0
+        for number, events in enumerate(read):
+            if batch.topic not in self.layout.origins:
+                self._on_events(batch.topic, number, events)
+                continue
+            assert self.sender is not None
+            large = self.sender.take(number, events)
+            self._output.rejected += [] if large is None else [large]
+            sent += len(events.rows)
+        largest = max((events.span[1] for events in read if events.span is not None), default=None)
+        self.clock_of(batch.topic).on_read(batch.source, largest, batch.next_offset, elapsed_ms)
+        return max(len(batch) - sent, 0)
+
+    def clock_of(self, topic: str) -> Watermark:
+        """The watermark that the task's own partition of a source topic moves."""
+        return self.sender.watermark if self.sender is not None and topic in self.layout.origins else self.watermark
+
+    def _note(self, topic: str, read: list[Events]) -> None:
+        """What was read of a source topic: what cannot be used, and from when on it is whole."""
         for events in read:
             self._output.rejected += events.rejected
-            self._placement[batch.topic].look(events.ids)
             if events.filtered:
                 self.counts[SEPARATOR.join(("filtered", events.source))] += events.filtered
-        self.counts[f"tombstones{SEPARATOR}{batch.topic}"] += read[0].tombstones
-        if self.plan.job.input.explode is not None and batch.topic == self.plan.input.topic:
+        self.counts[f"tombstones{SEPARATOR}{topic}"] += read[0].tombstones
+        if self.plan.job.input.explode is not None and topic == self.plan.input.topic:
             self.counts["elements"] += read[0].elements
             self.counts["empty_lists"] += read[0].empty
         spans = [events.span for events in read if events.span is not None]
-        if self.covered_from[batch.topic] == FIRST_EVENT and spans:
+        if self.covered_from[topic] == FIRST_EVENT and spans:
             # What is gone may have been dated up to the grace later than the first record that is left.
-            self.covered_from[batch.topic] = spans[0][0] + self.plan.job.grace_ms
-        if batch.topic == self.plan.input.topic:
-            self._on_predictions(read[0])
+            self.covered_from[topic] = spans[0][0] + self.plan.job.grace_ms
+
+    def _receive(self, batch: RecordBatch, topic: str, now_ms: int, elapsed_ms: int) -> int:
+        """Take what other tasks have sent of a rekeyed topic. What was read before counts where it is held."""
+        since, count = self.positions.get(batch.topic, 0), 0
+        self.positions[batch.topic] = max(since, batch.next_offset)
+        for arrived in self.received.read(batch, topic, since, self.watermark, elapsed_ms):
+            held = self.received.predictions if topic == self.plan.input.topic else None
+            if arrived.again and held is None:
+                continue
+            events = self.plan.sources[topic][arrived.source].read(arrived.records, now_ms)
+            if held is not None:
+                held.hold(arrived.offset, events, again=arrived.again)
+            else:
+                self._on_events(topic, arrived.source, events)
+            if not arrived.again:
+                self._output.rejected += events.rejected
+                count += len(arrived.records)
+        return count
+
+    def tell(self) -> None:
+        """Before a commit: send what was collected for other tasks, and how far it goes."""
+        if self.sender is not None:
+            self._changed |= self.sender.tell(self.positions, self.covered_from)
+            self.send(self.sender.take_messages())
+
+    def _on_events(self, topic: str, number: int, events: Events) -> None:
+        """Take events of a topic's source of that number."""
+        self._placement[topic].look(events.ids)
+        if topic == self.plan.input.topic:
+            self._on_predictions(events)
         else:
-            sharing = [pair for pair in enumerate(self.plan.feedback) if pair[1].source.topic == batch.topic]
-            for (number, item), events in zip(sharing, read, strict=True):
-                self._on_feedback(number, item, events)
+            sharing = [pair for pair in enumerate(self.plan.feedback) if pair[1].source.topic == topic]
+            self._on_feedback(*sharing[number], events)
         for item in self.plan.feedback:
             check_placement(self._placement[self.plan.input.topic], self._placement[item.source.topic])
-        largest = max((span[1] for span in spans), default=None)
-        self.watermark.on_read(batch.source, largest, batch.next_offset, elapsed_ms)
-        self.positions[batch.topic] = batch.next_offset
-        self._changed = True
-
-    def _on_messages(self, batch: RecordBatch) -> None:
-        """Take what the tasks held of windows that are this task's."""
-        assert self.windows is not None
-        self.windows.on_messages(batch)
-        self.positions[batch.topic] = batch.next_offset
-        self._changed = True
 
     def _on_predictions(self, events: Events) -> None:
         events = dated_within(events, self.start_ms, self.plan.replayed, self.counts)
@@ -184,15 +238,13 @@ class Task:
         events, rows = kept.events, kept.events.rows
         payload = self.plan.input.projector.splice(events.batch.values, events.projection, rows)
         payload = packed(payload, kept.said)
-        split, schema, offsets = (
+        split, schema, places = (
             self._samples.split_of(events),
             events.projection.schema[rows],
-            events.batch.offsets[rows],
+            places_of(events.batch, rows),
         )
         hashes = hash64(events.ids, _ID_SEED)
-        codes = self.join.on_predictions(
-            offsets, events.times, events.ids, hashes, payload, schema, split, events.index
-        )
+        codes = self.join.on_predictions(places, events.times, events.ids, hashes, payload, schema, split, events.index)
         self.refuse(
             events, np.flatnonzero(codes == LATE), "late", "the window had closed before the prediction was read (A6)"
         )
@@ -200,62 +252,31 @@ class Task:
 
     def _on_feedback(self, number: int, item: FeedbackPlan, events: Events) -> None:
         assert self.join is not None
-        own = None
-        if item.own_id is not None:
-            own = events.projection.text(item.own_id).take(events.rows)
-            missing = np.flatnonzero(own.size < 0)
-            if len(missing):
-                self.refuse(
-                    events, missing, "missing_id", f"{called(item.own_id)} is null, and it is {item.source.role}.id"
-                )
-                kept = np.flatnonzero(own.size >= 0)
-                events, own = events.take(kept), own.take(kept)
-        for column in item.values:
-            bad = column.unusable(events.projection, events.rows)
-            if bad is not None and bad.any():
-                words = f"{called(column.path)}, which is a label, is not {column.needed}"
-                self.refuse(events, np.flatnonzero(bad), "bad_value", words)
-                kept = np.flatnonzero(~bad)
-                events, own = events.take(kept), None if own is None else own.take(kept)
+        events, own = usable(item, events, self.refuse)
         if not len(events.rows):
             return
-        self._check_waiting(len(events.rows))
+        check_waiting(self.plan, self.partition, self.join.counts().waiting, len(events.rows))
         columns = [column.read(events.projection, events.rows) for column in item.values]
         always = np.ones(len(events.rows), np.bool_)
         batch, rows = events.batch, events.rows
+        places = places_of(batch, rows)
+        feedback_ids = None if own is None else hash64(own, FEEDBACK_ID_SEED)
+        if own is None and batch.topic in self.layout.origins:  # those of one partition the join tells apart itself
+            feedback_ids = place_ids(places, number)
         fate = self.join.on_feedback(
             number,
-            events.batch.offsets[events.rows],
+            places,
             events.times,
             events.ids,
             hash64(events.ids, _ID_SEED),
             [bits for bits, _ in columns],
             valid=[always if known is None else known for _, known in columns],
-            feedback_ids=None if own is None else hash64(own, FEEDBACK_ID_SEED),
-            not_sampled=self._not_sampled(events.ids),
+            feedback_ids=feedback_ids,
+            not_sampled=not_sampled(self.plan, events.ids),
             originals=lambda picks: originals_of(batch, rows[picks]),
         )
         if fate.any():
             self._output.aside += set_aside(self.plan.job, batch, rows, fate)
-
-    def _check_waiting(self, more: int) -> None:
-        """Feedback that is dropped would turn into silence: rather stop than lie."""
-        assert self.join is not None
-        waiting, most = self.join.counts().waiting, self.plan.job.limits.waiting_max
-        if waiting + more > most:
-            raise StateError(
-                f"task {self.partition}: {waiting:,} feedback records wait for their predictions, and {more:,} more "
-                f"came: limits.waiting_max is {most:,}",
-                remedy="raise limits.waiting_max, or look for predictions that lag far behind their feedback",
-            )
-
-    def _not_sampled(self, ids: Spans) -> Bools | None:
-        """Where the designs cannot have kept the prediction of this id, whatever its stratum (A18)."""
-        designs = [draw.design for draw in self.plan.draws if draw.units.unit is None]
-        if not designs:
-            return None
-        never: Bools = np.any([unit_hash(ids, design.seed) >= design.largest_rate for design in designs], axis=0)
-        return never
 
     def refuse(self, events: Events, at: Int64s, reason: str, words: str, *, stage: str = "label") -> None:
         """Dead-letter the events at some places."""
@@ -274,6 +295,9 @@ class Task:
         """
         goal = self.watermark.advance(elapsed_ms)
         self._note_idleness()
+        for events in self.received.due(self.watermark):
+            self._on_events(self.plan.input.topic, 0, events)
+            self._changed = True
         if self.windows is not None:
             done, changed = self._samples.advance(goal, self.watermark.value_without_idle, self._whole_from())
             self._changed |= changed
@@ -283,7 +307,9 @@ class Task:
             return True
         if self.join is None or self.plan.join is None:
             return True
-        covered = np.array([self.covered_from[item.source.topic] for item in self.plan.feedback], np.int64)
+        covered = np.array(
+            [self.received.covered_from(item.source.topic, self.covered_from) for item in self.plan.feedback], np.int64
+        )
         stride = max(self.plan.join.reach_ms // _STEPS_PER_WINDOW, 1)
         written = 0
         while self.join.watermark < goal:
@@ -292,7 +318,7 @@ class Task:
             settled = self.join.on_watermark(step, covered)
             for lost in self.join.take_lost():
                 self._changed = True
-                self._output.aside += waited_in_vain(self.plan, self.partition, lost)
+                self._output.aside += waited_in_vain(self.plan, lost)
             if len(settled):
                 self._on_settled(settled)
                 written += len(settled)
@@ -333,21 +359,12 @@ class Task:
             for label, (kept, dropped) in thinned.decided.items():
                 self.counts[SEPARATOR.join(("thinned", label, "kept"))] += kept
                 self.counts[SEPARATOR.join(("thinned", label, "dropped"))] += dropped
-        self.emit(self._records.of_settled(settled, self.partition, idle, thinned), times)
+        self.emit(self._records.of_settled(settled, idle, thinned), times)
 
     def check_matches(self) -> None:
         """Raises TopicError when nearly no feedback finds its prediction (A16)."""
-        if self.join is None or self.plan.join is None:
-            return
-        if any(not draw.random for draw in self.plan.draws):
-            return  # however few a design that is not random takes, all other feedback has no prediction here
-        rate = self.plan.samples[0].largest_rate
-        for number, use in enumerate(self.plan.join.uses):
-            counts = self.join.ledger.feedback_counts(number)
-            resolved = counts["matched"] + counts["orphan"]
-            name = self.plan.join.feedback[use.feedback]
-            topics = " and ".join(item.source.topic for item in self.plan.feedback if item.name == name)
-            check_matches(self.plan.input.topic, topics, self._settings.partitions, resolved, counts["matched"], rate)
+        if self.join is not None:
+            check_all_matches(self.plan, self.layout, self.join.ledger)
 
     def emit(self, encoded: Encoded, ts: Int64s) -> None:
         """Write training records of predictions at `ts`; in a backfill, those of its range."""
@@ -402,6 +419,8 @@ class Task:
             counts=dict(self.counts),
             schemas=schemas,
             draws=self._samples.snapshot(),
+            sent=None if self.sender is None else self.sender.watermark.snapshot(),
+            received=self.received.snapshot(self.positions),
             step=b"",
         )
 
@@ -417,7 +436,8 @@ class Task:
                 self._samples.rewrite()
             return [], Logged()
         counts = self.join.counts()
-        stale = self.log.stale_rows(held + counts.held_rows + counts.waiting + counts.matches)
+        whole = self.plan.input.topic in self.layout.origins  # whose rows do not come in the order of their places
+        stale = self.log.stale_rows(held + counts.held_rows + counts.waiting + counts.matches, whole=whole)
         if stale is not None:
             self._samples.rewrite()
             self.join.rewrite(stale)
@@ -450,6 +470,9 @@ class Task:
         self.positions = dict(last.positions)
         self.watermark.restore(last.watermark)
         self._idle = self.watermark.closed_by_idle
+        if self.sender is not None and last.sent is not None:
+            self.sender.watermark.restore(last.sent)
+        self.received.restore(last.received)
         self.covered_from |= last.covered_from
         self.start_ms = last.start_ms
         self._samples.restore([body.draws for body in bodies])

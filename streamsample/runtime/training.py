@@ -14,6 +14,7 @@ from streamsample.labels import STATES as LABEL_STATES
 from streamsample.labels import Settled
 from streamsample.records import Bools, Bytes, Float64s, Int64s, Spans
 from streamsample.runtime.composed import Said, sampling_of, unpacked
+from streamsample.runtime.places import offsets_at, partitions_at
 from streamsample.runtime.plan import Plan, SamplePlan
 from streamsample.runtime.rows import RecordIds
 from streamsample.runtime.thinning import Thinned
@@ -79,14 +80,13 @@ class TrainingRecords:
         # No job's name has a slash.
         self._ids = RecordIds(plan.job.name if sample.name is None else f"{plan.job.name}/{sample.name}")
 
-    def of_settled(self, settled: Settled, partition: int, idle: Bools, thinned: Thinned | None = None) -> Encoded:
+    def of_settled(self, settled: Settled, idle: Bools, thinned: Thinned | None = None) -> Encoded:
         """The records of rows that closed, or whose label became known or changed. idle: bool[m], where only a silent
         topic's time-out let them; thinned: what is left of them.
         """
         if thinned is not None:
             settled, idle = thinned.settled, idle[thinned.rows]
         features, said = unpacked(settled.payload, len(self._sample.draws))
-        count = len(settled)
         targets: list[TargetColumn] = []
         for spec, labels in zip(self._sample.spec.targets, settled.targets, strict=True):
             targets.append(
@@ -112,15 +112,15 @@ class TrainingRecords:
             targets=tuple(targets),
             sampling=self._sampling(thinned, said),
             split=settled.split,
-            partition=np.full(count, partition, np.int32),
-            offset=settled.offset,
+            partition=partitions_at(settled.offset),
+            offset=offsets_at(settled.offset),
             index=settled.index.astype(np.int32),
             closed_by=np.where(idle, _IDLE, _EVENT).astype(np.int8),
             feedback_start=used.first,
             feedback_target=used.target.astype(np.int16),
             feedback_topic=used.source.astype(np.int16),
-            feedback_partition=np.full(len(used.offset), partition, np.int32),
-            feedback_offset=used.offset,
+            feedback_partition=partitions_at(used.offset),
+            feedback_offset=offsets_at(used.offset),
             feedback_index=used.index.astype(np.int32),
         )
         return Encoded(settled.timestamp, settled.ids, self._sample.encoder.encode(columns))

@@ -39,8 +39,8 @@ class Trimmer:
             TopicPartition(self._plan.job.changelog_topic, partition): task.log.first_offset or 0
             for partition, task in tasks.items()
         }
-        if self._plan.exchange is not None:
-            needed |= {source: offset for source, offset in committed.items() if source.topic == self._plan.exchange}
+        own = set(self._plan.reads) - set(self._plan.topics)
+        needed |= {source: offset for source, offset in committed.items() if source.topic in own}
         due = {source: offset for source, offset in needed.items() if offset > self._trimmed.get(source, 0)}
         if due:
             self._trimmed |= due

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from streamsample.clock import Clock
@@ -17,6 +17,7 @@ from streamsample.errors import (
     FencedError,
     LocalStateError,
     StreamsampleError,
+    TopicError,
     TransactionFailedError,
     UnreachableError,
 )
@@ -25,12 +26,13 @@ from streamsample.kafka.topics import TopicAdmin
 from streamsample.labels import PayloadSpace
 from streamsample.records import RecordBatch, TopicPartition
 from streamsample.runtime.follow import Follower, TopicClock
+from streamsample.runtime.layout import Layout
 from streamsample.runtime.local import keep_all
+from streamsample.runtime.pace import Pace
 from streamsample.runtime.plan import Plan
 from streamsample.runtime.preflight import Cluster
 from streamsample.runtime.report import Report
 from streamsample.runtime.restore import FirstStart, Restoration, begin
-from streamsample.runtime.samples import TaskSettings
 from streamsample.runtime.sink import Sink
 from streamsample.runtime.source import Source
 from streamsample.runtime.task import Task
@@ -79,6 +81,7 @@ class Worker:
         self._plan = plan
         self._reading = plan.job.kafka.options("consumer")
         self._cluster = cluster
+        self._layout = Layout(plan, cluster.partitions, cluster.origins)
         self._admin = admin
         self._report = report
         self._clock = clock
@@ -89,7 +92,6 @@ class Worker:
         state = plan.job.state
         self._space = PayloadSpace(plan.job.rows_directory / settings.name, state.memory_limit_bytes)
         self._follower = Follower(TopicClock(self._reading, clock, settings.name))
-        self._bytes_ahead: dict[TopicPartition, int] = {}
         self._watermarks: dict[int, int] = {}
         self._ends: dict[TopicPartition, int] = {}
         self._trimmer = Trimmer(plan, admin, clock)
@@ -107,6 +109,7 @@ class Worker:
             limits=_FETCH,
             session_timeout_ms=settings.session_timeout_ms,
         )
+        self._pace = Pace(self._layout, self._consumer, settings.until_caught_up)
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -128,7 +131,7 @@ class Worker:
         try:
             for _ in self._plan.topics if self._plan.closes else ():  # each may have been hidden behind the one before
                 self._follow_topics(wait=True)  # what was asked before
-                self._ask_how_far()
+                self._ask_how_far(silent_ms=0)
                 self._follow_topics(wait=True)
             while any(task.behind for task in self._tasks.values()):
                 self._advance()
@@ -162,7 +165,7 @@ class Worker:
             if self._is_commit_due() and self._consumer.settled and not self._sink.committing:
                 self._begin_commit()
             self._try_to_follow_topics(now)
-            self._pause_those_ahead()
+            self._pace.pause_those_ahead(self._tasks, now)
             self.last_turn_ms = now
             self._report.progress.turns += 1
         except _RETRIABLE as error:
@@ -185,26 +188,25 @@ class Worker:
         task = self._tasks.get(batch.partition)
         if task is None:
             return  # Revoked in the same poll: its new owner reads this again.
-        task.process(batch, self._clock.now_ms(), self._clock.elapsed_ms())
+        decided = task.process(batch, self._clock.now_ms(), self._clock.elapsed_ms())
         if batch.topic == self._plan.exchange:
             return
-        self._sink.read(batch)
-        self._bytes_ahead[batch.source] = self._bytes_ahead.get(batch.source, 0) + len(batch.values.buffer)
-        self._sink.write(task, len(batch))
+        if batch.topic in self._plan.topics:
+            self._sink.read(batch)
+        self._pace.read(batch)
+        self._sink.write(task, decided)
 
     def _advance(self) -> None:
         elapsed = self._clock.elapsed_ms()
         for partition, task in self._tasks.items():
-            for topic in self._plan.topics:
-                source = TopicPartition(topic, partition)
-                task.watermark.set_caught_up(source, self._consumer.caught_up(source), elapsed)
+            for source in (*self._layout.direct(partition), *self._layout.sent_on(partition)):
+                task.clock_of(source.topic).set_caught_up(source, self._consumer.caught_up(source), elapsed)
             task.advance(elapsed)
             self._sink.write(task, 0)
             value = task.watermark.value()
             if self._watermarks.get(partition) != value:
                 self._watermarks[partition] = value
-                for topic in self._plan.topics:
-                    self._bytes_ahead[TopicPartition(topic, partition)] = 0
+                self._pace.time_went_on(partition)
 
     def _done(self) -> bool:
         ends = self._settings.until_caught_up
@@ -216,17 +218,10 @@ class Worker:
         if not mine:
             return self._others_are_done(ends)
         return all(
-            self._is_finished(source)
+            self._pace.is_finished(source, self._tasks)
             or ((self._consumer.position(source) or 0) >= ends.get(source, 0) and self._end_is_known(source))
             for source in mine
         )
-
-    def _is_finished(self, source: TopicPartition) -> bool:
-        """Whether a backfill has settled all of its range there. What tasks have told each other is read to its end."""
-        task, replayed = self._tasks.get(source.partition), self._plan.replayed
-        if task is None or replayed is None or source.topic == self._plan.exchange:
-            return False
-        return task.acted_watermark >= replayed.finished_at
 
     def _end_is_known(self, source: TopicPartition) -> bool:
         """Whether a fetch has confirmed that nothing more is there (it can follow its topic then), or that there is.
@@ -261,11 +256,11 @@ class Worker:
         """Whether everything that tasks have told each other has been acted on. What another worker's tasks have still
         to say comes to that worker, with the tasks of those that have left.
         """
-        if self._plan.exchange is None:
+        told = [source for number in range(self._cluster.partitions) for source in self._layout.told(number)]
+        if not told:
             return True
         self._exchanged_ms = self._clock.elapsed_ms()
-        exchange = [TopicPartition(self._plan.exchange, number) for number in range(self._cluster.partitions)]
-        return self._all_committed(self._consumer.end_offsets(exchange))
+        return self._all_committed(self._consumer.end_offsets(told))
 
     # -- committing -------------------------------------------------------------------------------
 
@@ -278,6 +273,9 @@ class Worker:
     def _begin_commit(self) -> None:
         """Begin to make everything up to here visible. The commit before it must have ended."""
         self._committed_ms = self._clock.elapsed_ms()
+        for task in self._tasks.values():
+            task.tell()
+            self._sink.write(task, 0)
         changed = [task for task in self._tasks.values() if task.changed]
         if changed or self._sink.has_more:
             self._sink.commit(changed, self._consumer.group_metadata())
@@ -322,7 +320,17 @@ class Worker:
                 self._drop({source.partition for source in rebalance.revoked})
                 self._consumer.acknowledge_rebalance()
         if rebalance.assigned:
+            self._check_known(rebalance.assigned)
             self._adopt({source.partition for source in rebalance.assigned} - set(self._tasks) - set(self._restoring))
+
+    def _check_known(self, assigned: Iterable[TopicPartition]) -> None:
+        """Raises TopicError for a partition that was not there when the worker began: nothing would wait for it."""
+        for source in assigned:
+            if source not in self._layout.reads(source.partition):
+                raise TopicError(
+                    f"{source} is new since this worker began: {source.topic} has more partitions now",
+                    remedy="ids lie elsewhere now: start over with `streamsample reset JOB`, or with another job name",
+                )
 
     def _drop(self, partitions: set[int]) -> None:
         for partition in partitions:
@@ -336,12 +344,10 @@ class Worker:
 
     def _adopt(self, partitions: set[int]) -> None:
         """Begin tasks: restore those that the group has committed for, start the others."""
-        sources = [TopicPartition(topic, partition) for partition in sorted(partitions) for topic in self._plan.reads]
+        sources = [source for partition in sorted(partitions) for source in self._layout.reads(partition)]
         committed = self._consumer.committed(sources)
         for partition in sorted(partitions):
-            settings = TaskSettings(
-                self._cluster.partitions, self._cluster.output_bytes_max, self._cluster.exchange_bytes_max, self._space
-            )
+            settings = self._cluster.task_settings(self._space)
             task = Task(self._plan, partition, settings)
             restoration = begin(task, self._reading, self._settings.name, self._consumer, committed, self._clock)
             if restoration is None:
@@ -368,9 +374,9 @@ class Worker:
     def _start(self, task: Task) -> None:
         self._report.adopted(task)
         self._tasks[task.partition] = task
-        for topic, offset in task.positions.items():
+        for topic, offset in (task.positions | task.received.begins_at(task.positions)).items():
             self._consumer.seek(TopicPartition(topic, task.partition), offset)
-        self._consumer.resume([TopicPartition(topic, task.partition) for topic in task.positions])
+        self._consumer.resume(self._layout.reads(task.partition))
 
     def _roll_back(self, error: StreamsampleError) -> None:
         """Throw the transaction away, and all tasks with it: one transaction spans them. Then go on from the last
@@ -400,38 +406,6 @@ class Worker:
 
     # -- time and order ---------------------------------------------------------------------------
 
-    def _pause_those_ahead(self) -> None:
-        ahead: set[TopicPartition] = set()
-        replayed = self._plan.replayed
-        for partition, task in self._tasks.items():
-            # Nothing new until the watermark has acted in full, or lateness would depend on our speed; and nothing that
-            # a backfill does not need.
-            if task.behind or (replayed is not None and task.watermark.value() >= replayed.finished_at):
-                ahead |= {TopicPartition(topic, partition) for topic in self._plan.topics}
-                continue
-            holder = task.watermark.held_by()
-            if holder is None or self._reached_end(holder):
-                continue
-            ahead |= task.watermark.ahead(self._plan.job.max_ahead_ms)
-            for topic in self._plan.topics:
-                source = TopicPartition(topic, partition)
-                if source != holder and self._bytes_ahead.get(source, 0) > self._plan.job.limits.ahead_bytes_max:
-                    ahead.add(source)
-        running = {TopicPartition(topic, partition) for partition in self._tasks for topic in self._plan.topics}
-        paused = self._consumer.paused() & running
-        elapsed = self._clock.elapsed_ms()
-        for source in ahead ^ paused:
-            self._tasks[source.partition].watermark.set_paused(source, source in ahead, elapsed)
-        self._consumer.pause(ahead - paused)
-        self._consumer.resume(paused - ahead)
-
-    def _reached_end(self, source: TopicPartition) -> bool:
-        """Whether a run that ends when caught up has nothing more to read there: then it must not hold the others
-        up.
-        """
-        ends = self._settings.until_caught_up
-        return ends is not None and (self._consumer.position(source) or 0) >= ends.get(source, 0)
-
     def _try_to_follow_topics(self, now: int) -> None:
         try:
             self._follow_topics()
@@ -444,16 +418,26 @@ class Worker:
         except UnreachableError as error:
             log.warning("how far the topics are could not be asked, it will be tried again: %s", error)
 
-    def _ask_how_far(self) -> None:
-        """Ask for the topics whose caught-up partitions hold their watermark back."""
+    def _ask_how_far(self, silent_ms: int = _FOLLOW_MS) -> None:
+        """Ask for the topics whose caught-up partitions hold their watermark back; and for those whose partitions are
+        sent on, and silent for so long: who is held back by them is not known here.
+        """
         waiting: dict[Source, dict[TopicPartition, int]] = {}
-        for task in self._tasks.values():
+        for partition, task in self._tasks.items():
+            asked = [
+                source
+                for source in self._layout.sent_on(partition)
+                if task.clock_of(source.topic).silent_ms(source) >= silent_ms
+            ]
             holder = task.watermark.held_by()
-            position = None if holder is None else self._consumer.position(holder)
-            if holder is not None and position is not None and self._consumer.caught_up(holder):
-                waiting.setdefault(self._plan.sources[holder.topic][0], {})[holder] = position
+            if holder is not None and holder.topic not in self._layout.origins:
+                asked.append(holder)
+            for source in asked:
+                position = self._consumer.position(source)
+                if position is not None and self._consumer.caught_up(source):
+                    waiting.setdefault(self._plan.sources[source.topic][0], {})[source] = position
         if waiting:
-            self._follower.ask(waiting, self._cluster.partitions)
+            self._follower.ask(waiting, self._layout.partitions)
 
     def _follow_topics(self, *, wait: bool = False) -> None:
         """Let caught-up partitions that hold their watermark back follow the other partitions of their topic (A5)."""
@@ -463,18 +447,18 @@ class Worker:
             for source, position in answer.ended.items():
                 task = self._tasks.get(source.partition)
                 if task is not None and self._consumer.position(source) == position:
-                    task.watermark.set_caught_up(source, True, elapsed)
-                    task.watermark.follow(answer.topic, answer.largest, elapsed)
+                    clock = task.clock_of(source.topic)
+                    clock.set_caught_up(source, True, elapsed)
+                    clock.follow(answer.topic, answer.largest, elapsed)
         if answers:
             self._advance()
 
     def _stand(self) -> None:
         lags: dict[str, int] = dict.fromkeys(self._plan.reads, 0)
         for partition in self._tasks:
-            for topic in self._plan.reads:
-                source = TopicPartition(topic, partition)
+            for source in self._layout.reads(partition):
                 end = max(self._consumer.high_watermark(source) or 0, self._ends.get(source, 0))
-                lags[topic] += max(0, end - (self._consumer.position(source) or 0))
+                lags[source.topic] += max(0, end - (self._consumer.position(source) or 0))
         restoring = [each.progress for each in self._restoring.values()]
         self._report.standing(self._tasks, lags, self._clock.now_ms(), restoring, self._space.file_bytes)
 

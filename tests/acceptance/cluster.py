@@ -25,6 +25,7 @@ from streamsample.config import Job
 from streamsample.kafka.partitioner import partitions_of
 from streamsample.kafka.topics import TopicAdmin
 from streamsample.records import Spans, TopicPartition
+from streamsample.runtime.layout import Layout
 from streamsample.runtime.metrics import Metrics
 from streamsample.runtime.plan import plan_of
 from streamsample.runtime.preflight import prepare
@@ -187,7 +188,7 @@ class OnBroker:
         admin = TopicAdmin(self.job.kafka.options("admin"))
         try:
             admin.delete_group(self.name)
-            admin.delete([self.job.changelog_topic])
+            admin.delete([self.job.changelog_topic, *map(self.job.rekeyed_topic, self.job.rekeyed)])
             self.delete_records("training")
         finally:
             admin.close()
@@ -298,7 +299,8 @@ class Live:
         self.report = Report(plan, Metrics(self.registry))
         self._admin = TopicAdmin(job.kafka.options("admin"))
         self.cluster = prepare(job, self._admin, clock.now_ms())
-        places = [TopicPartition(topic, n) for topic in plan.topics for n in range(self.cluster.partitions)]
+        counts = Layout(plan, self.cluster.partitions, self.cluster.origins).partitions
+        places = [TopicPartition(topic, n) for topic, count in counts.items() for n in range(count)]
         ends = self._admin.latest(places) if until_caught_up else None
         settings = WorkerSettings(name=f"{job.name}-live", until_caught_up=ends)
         self.worker = Worker(plan, self.cluster, self._admin, self.report, clock, settings)

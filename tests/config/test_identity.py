@@ -7,7 +7,7 @@ import pytest
 from streamsample.config import walk
 from tests.config.jobs import DELETE, IMPRESSION, job, schema
 
-BOTH, VERSION, NEITHER = (True, True), (True, False), (False, False)
+BOTH, VERSION, SHAPE, NEITHER = (True, True), (True, False), (False, True), (False, False)
 WIDER = schema(
     ("id", "string"), ("at", "long"), ("user", "string"), ("country", "string"), ("ip", "string"), ("x", "int")
 )
@@ -41,6 +41,7 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
     "input.time.expression": ({"input.time": {"expression": "at + 1", "unit": "ms"}}, BOTH),
     "input.time.unit": ({"input.time.unit": "us"}, BOTH),
     "input.explode": ({"input.explode": "seats", "input.schema_files": {"7": SEATED}}, BOTH),
+    "input.rekey": ({"input.rekey": True}, SHAPE),
     "input.idle_timeout": ({"input.idle_timeout": "2m"}, VERSION),
     "sample": ({"sample": DELETE}, BOTH),
     "sample.design": ({"sample": {"design": "simple", "rate": 0.1, "unit": "user", "seed": 7}}, VERSION),
@@ -57,6 +58,7 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
         },
         VERSION,
     ),
+    "feedback.<name>.rekey": ({"feedback.clicks.rekey": True}, SHAPE),
     "feedback.<name>.where": ({"feedback.clicks.where": "kind == 'click'"}, VERSION),
     "feedback.<name>.id": ({"feedback.clicks.id": DELETE}, BOTH),
     "feedback.<name>.refers_to": ({"feedback.clicks.refers_to": DELETE}, BOTH),

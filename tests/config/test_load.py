@@ -224,6 +224,11 @@ CASES: list[tuple[str, str, str]] = [
     ),
     ("window: 7d, rules", "rules", "targets.revenue.rules[0]: has no window - give one to the target, or to each of"),
     ("topic: shop.clicks,", "topic: [shop.clicks, shop.orders],", 'shares the topic "shop.orders" with orders, and'),
+    (
+        "topic: shop.clicks,",
+        "topic: [shop.clicks, shop.orders], rekey: true,",
+        "feedback.orders.rekey: differs from that of clicks, which reads the same topic",
+    ),
     ("topic: shop.clicks,", "topic: [],", "feedback.clicks.topic: is an empty list, found a list - name a topic"),
     ("label: 1}", "label: 1, field: x}", "rules[0].field: is given beside label"),
     ("label: 1}", "label: .nan}", "must be a finite number"),

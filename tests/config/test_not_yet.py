@@ -2,8 +2,10 @@
 
 import pytest
 
-from streamsample.errors import NotYetError
-from tests.config.test_load import FIXED, HALF, IMPORTANCE, WHOLE, shop
+from streamsample.config import parse_job
+from streamsample.errors import ConfigurationError, NotYetError
+from tests.config.jobs import ROOT
+from tests.config.test_load import FIXED, HALF, IMPORTANCE, SHOP, SMALL, SNOWBALL, WHOLE, shop
 
 REPLACED = "{design: weighted, weight: price, replacement: true, k: 9, window: 1h}"
 LATER_IN_LISTS = [
@@ -35,7 +37,6 @@ NOT_YET = [
         f"[{{design: simple, count: 9, window: 1h}}, {HALF}]",
         "sample[0].count: not yet: a simple sample by",
     ),
-    ("id: impression_id\n", "id: impression_id\n  rekey: true\n", "input.rekey: not yet"),
     ("id: impression_id\n", "id: impression_id\n  match: last\n", "input.match: not yet"),
     ("id: impression_id\n", "id: impression_id\n  registry: x\n", "input.registry: not yet: a schema registry"),
     ("type: int", "type: int, corrections: 7d", "targets.clicked.corrections: not yet"),
@@ -49,3 +50,15 @@ def test_what_a_later_version_brings_is_refused_by_name(old: str, new: str, word
         shop(old, new)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_snowball_of_a_rekeyed_input_is_refused_by_name() -> None:
+    """It depends on the order of the records, which those of several partitions do not have."""
+    text = SHOP.replace(WHOLE, SNOWBALL).replace("id: impression_id\n", "id: impression_id\n  rekey: true\n", 1)
+    with pytest.raises(NotYetError, match=r"sample\.design: not yet: a snowball sample of a rekeyed input"):
+        parse_job(text, "shop.yaml", ROOT / "configs")
+
+
+def test_rekeying_without_targets_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"input\.rekey: has no meaning without targets"):
+        parse_job(SMALL.replace("format: json}", "format: json, rekey: true}", 1), "j.yaml")

@@ -18,7 +18,7 @@ import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,7 @@ class Scene:
         self.workload = workload
         self.name = f"job-{uuid.uuid4().hex[:10]}"
         self.topics: dict[SourceName, str] = {source: f"{self.name}.{source}" for source in SOURCES}
+        self.internal = [f"{self.name}.rekeyed.{self.topics[source]}" for source in workload.rekeyed]
         self.output = f"{self.name}.training"
         self.changelog = f"{self.name}.changelog"
         self.dead_letters = f"{self.name}.dead-letters"
@@ -206,13 +207,14 @@ class Scene:
         fetch = f", max_partition_fetch_bytes: {self._fetch_bytes}" if self._fetch_bytes else ""
         input_ = "format: json" if self.workload.encoding == "json" else "format: avro, schema_file: prediction.avsc"
         time_ = "time: {field: ts, unit: ms}"
+        rekey = {source: ", rekey: true" if source in self.workload.rekeyed else "" for source in SOURCES}
         self.job_file.write_text(f"""
 job: {self.name}
 kafka: {{bootstrap_servers: "{self.servers}", session_timeout_ms: {self._session_ms}{fetch}}}
-input: {{topic: {self.topics["predictions"]}, {input_}, id: id, {time_}, idle_timeout: null}}
+input: {{topic: {self.topics["predictions"]}, {input_}, id: id, {time_}, idle_timeout: null{rekey["predictions"]}}}
 feedback:
-  clicks: {{topic: {self.topics["clicks"]}, format: json, id: click_id, refers_to: id, {time_}}}
-  orders: {{topic: {self.topics["orders"]}, format: json, id: order_id, refers_to: id, {time_}}}
+  clicks: {{topic: {self.topics["clicks"]}, format: json, id: click_id, refers_to: id, {time_}{rekey["clicks"]}}}
+  orders: {{topic: {self.topics["orders"]}, format: json, id: order_id, refers_to: id, {time_}{rekey["orders"]}}}
 {self.workload.targets(self.windows, self.name)}
 grace: 3s
 late_horizon: 10s
@@ -227,8 +229,9 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
     def _make_topics(self, changelog: dict[str, str], inputs: dict[str, str]) -> None:
         admin = KafkaAdminClient(bootstrap_servers=self.servers)
         keep = {"retention.ms": "-1"}
-        settings = {**dict.fromkeys(self.topics.values(), keep | inputs), self.output: keep, self.dead_letters: keep}
-        topics = [NewTopic(name, self.workload.partitions, 1, topic_configs=each) for name, each in settings.items()]
+        counts = {self.topics[source]: (self.workload.partitions_of(source), keep | inputs) for source in SOURCES}
+        counts |= dict.fromkeys((self.output, self.dead_letters), (self.workload.partitions, keep))
+        topics = [NewTopic(name, count, 1, topic_configs=each) for name, (count, each) in counts.items()]
         if changelog:
             log = {**keep, "retention.bytes": "-1", "cleanup.policy": "delete", "compression.type": "producer"}
             log |= {"message.timestamp.type": "CreateTime", **changelog}
@@ -349,7 +352,7 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
                 self._producer.close(timeout=5)
         admin = TopicAdmin({"bootstrap_servers": self.servers}, timeout_ms=5_000)
         with suppress(KafkaSideError):  # a broker with all topics of all tests would need more memory
-            admin.delete([*self.topics.values(), self.output, self.changelog, self.dead_letters])
+            admin.delete([*self.topics.values(), *self.internal, self.output, self.changelog, self.dead_letters])
         admin.close()
 
     # -- reading ----------------------------------------------------------------------------------
@@ -408,11 +411,15 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
         """The group's positions and their metadata."""
         consumer = ColumnarConsumer({"bootstrap_servers": self.servers}, group=self.name)
         try:
-            return consumer.committed(
-                [TopicPartition(t, n) for t in self.topics.values() for n in range(self.workload.partitions)]
-            )
+            return consumer.committed(self.inputs())
         finally:
             consumer.close()
+
+    def inputs(self) -> list[TopicPartition]:
+        """All that the group reads."""
+        counts = dict.fromkeys(self.internal, self.workload.partitions)
+        counts |= {self.topics[source]: self.workload.partitions_of(source) for source in SOURCES}
+        return [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
 
     def members(self) -> int:
         """How many members the group has, as the broker sees it."""
@@ -424,7 +431,8 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
 
     def chunks(self, partition: int) -> list[StoredChunk]:
         """What a restore of this task would read."""
-        metadata = self.committed()[TopicPartition(self.topics["predictions"], partition)][1]
+        committed = self.committed()
+        metadata = next(metadata for source, (_, metadata) in committed.items() if source.partition == partition)
         source = TopicPartition(self.changelog, partition)
         position = ChangelogPosition.parse(metadata, source)
         assert position is not None
@@ -461,12 +469,8 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
             self._check_books(partition)
 
     def _check_positions(self) -> None:
-        admin = TopicAdmin({"bootstrap_servers": self.servers})
-        try:
-            numbers = range(self.workload.partitions)
-            ends = admin.latest([TopicPartition(t, n) for t in self.topics.values() for n in numbers])
-        finally:
-            admin.close()
+        with closing(TopicAdmin({"bootstrap_servers": self.servers})) as admin:
+            ends = admin.latest(self.inputs())
         positions = {source: offset for source, (offset, _) in self.committed().items()}
         assert positions == ends
 
@@ -483,14 +487,8 @@ state: {{directory: "${{STATE_DIRECTORY:-{self.folder / "state"}}}"}}
             known = {name: feedback[name] for name in ("matched", "duplicate", "late", "waiting")}
             known["unknown"] = feedback["orphan"] + feedback["pre_causal"]
             assert known == {name: outcome.feedback[number][name] for name in known}
-        unusable = sum(
-            placed.event.ts is None
-            for placed in self.workload.placed
-            if placed.partition == partition and placed.event.source == "predictions"
-        )
-        read = sum(p.partition == partition and p.event.source == "predictions" for p in self.workload.placed)
         entered, duplicate, late = (int(count) for count in delta.ledger.predictions)
-        assert (entered, duplicate, late) == (read - unusable, outcome.duplicates, 0)
+        assert (entered, duplicate, late) == (self.workload.entered(partition), outcome.duplicates, 0)
 
 
 def assert_same(what: str, found: Counter[Any], expected: Counter[Any]) -> None:

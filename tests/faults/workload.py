@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Literal
 
 import fastavro
@@ -77,6 +78,16 @@ class Placed:
     partition: int
     offset: int
 
+    @property
+    def place(self) -> int:
+        """Ascending by partition, then offset."""
+        return (self.partition << 48) + self.offset
+
+
+def where(place: int) -> dict[str, int]:
+    """A place as records name it."""
+    return {"partition": place >> 48, "offset": place % (1 << 48)}
+
 
 @dataclass(frozen=True)
 class Dead:
@@ -115,6 +126,9 @@ class Workload:
         self.events: list[Event] = []
         self.placed: list[Placed] = []
         self.finished = True
+        self.rekeyed: dict[SourceName, int] = {}
+        """Topics in which copies of a record and records of one id lie anywhere, and their partitions."""
+        self._turn = count()
         self.revising = False
         """Whether the job has several rules for a target, early records, corrections, and a record for each target."""
         self._generator = random.Random(seed)
@@ -134,10 +148,12 @@ class Workload:
         bad: bool = True,
         endless: bool = False,
         revising: bool = False,
+        rekeyed: dict[SourceName, int] | None = None,
     ) -> Workload:
         """predictions: how many (to begin with), about `step_ms` apart in event time."""
         workload = Workload(encoding, partitions, seed, step_ms, bad)
         workload.revising = revising
+        workload.rekeyed = rekeyed or {}
         workload.finished = False
         workload._extend(predictions)
         if not endless:
@@ -187,7 +203,16 @@ class Workload:
             yield slice_
 
     def partition_of(self, event: Event) -> int:
-        """Where the default partitioner puts it."""
+        """Where its producer puts it: by the prediction's id, but in topics that are rekeyed."""
+        partitions = self.rekeyed.get(event.source)
+        return self.task_of(event) if partitions is None else next(self._turn) % partitions
+
+    def partitions_of(self, source: SourceName) -> int:
+        """How many its topic has."""
+        return self.rekeyed.get(source, self.partitions)
+
+    def task_of(self, event: Event) -> int:
+        """Where the default partitioner puts the prediction's id."""
         return int(partitions_of(Spans.of([event.id.encode()]), self.partitions)[0][0])
 
     def watermark(self) -> int:
@@ -197,6 +222,19 @@ class Workload:
             if placed.event.ts is not None:
                 largest[placed.event.source] = max(largest[placed.event.source], placed.event.ts)
         return min(largest.values())
+
+    def entered_before(self) -> int:
+        """Of a rekeyed input, predictions are held until all its partitions have come past them by the grace."""
+        if "predictions" not in self.rekeyed:
+            return 2**62
+        times = [p.event.ts for p in self.placed if p.event.source == "predictions" and p.event.ts is not None]
+        return max(times) - GRACE_MS
+
+    def entered(self, task: int) -> int:
+        """How many predictions have come into a task's join."""
+        before = self.entered_before()
+        usable = [p.event for p in self.placed if p.event.source == "predictions" and p.event.ts is not None]
+        return sum(self.task_of(event) == task and (event.ts or 0) < before for event in usable)
 
     def expected(self, names: dict[SourceName, str], job: str, version: str) -> Expected:
         """By the definitions of the join, from what has been published. names: the topics' names."""
@@ -211,7 +249,7 @@ class Workload:
             outcome = self.outcome(partition, self.watermark())
             outcomes.append(outcome)
             for each in outcome.records:
-                record = self._record(names, job, version, partition, *each[:7])
+                record = self._record(names, job, version, *each[:7])
                 records[partition, each[2], each[7], record] += 1
         return Expected(records, dead, outcomes, [self.watermark()] * self.partitions)
 
@@ -237,15 +275,16 @@ corrections: {CORRECTIONS_MS}ms"""
 
     def outcome(self, partition: int, watermark: int) -> Outcome:
         """What the oracle says of one partition number when its watermark has come to `watermark`."""
-        mine = [p for p in self.placed if p.partition == partition and p.event.ts is not None]
+        mine = [p for p in self.placed if p.event.ts is not None and self.task_of(p.event) == partition]
+        before = self.entered_before()
         predictions = [
-            Prediction(p.offset, p.event.ts or 0, p.event.id.encode(), p.event.value or b"")
+            Prediction(p.place, p.event.ts or 0, p.event.id.encode(), p.event.value or b"")
             for p in mine
-            if p.event.source == "predictions"
+            if p.event.source == "predictions" and (p.event.ts or 0) < before
         ]
         feedback = [
             Feedback(
-                number, p.offset, p.event.ts or 0, p.event.id.encode(), _number(p.event.own), self._labels_of(p.event)
+                number, p.place, p.event.ts or 0, p.event.id.encode(), _number(p.event.own), self._labels_of(p.event)
             )
             for number, source in enumerate(SOURCES[1:])
             for p in mine
@@ -265,6 +304,7 @@ corrections: {CORRECTIONS_MS}ms"""
             watermark=watermark,
             corrections=CORRECTIONS_MS if self.revising else 0,
             each=self.revising,
+            by_time="predictions" in self.rekeyed,
         )
 
     def _labels_of(self, event: Event) -> tuple[int, ...]:
@@ -278,9 +318,8 @@ corrections: {CORRECTIONS_MS}ms"""
         names: dict[SourceName, str],
         job: str,
         version: str,
-        partition: int,
         ts: int,
-        offset: int,
+        place: int,
         id_: bytes,
         payload: bytes,
         labels: Sequence[Label],
@@ -304,8 +343,8 @@ corrections: {CORRECTIONS_MS}ms"""
                 "delay_ms": given[0] - ts if given else None,
             }
             for source, _, at in label.used:
-                place = {"topic": names[SOURCES[1 + source]], "partition": partition, "offset": at, "index": 0}
-                places.append({"target": target, **place})
+                topic = names[SOURCES[1 + source]]
+                places.append({"target": target, "topic": topic, **where(at), "index": 0})
         mark = "\x00features\x00"
         record = {
             "record_id": record_id,
@@ -321,7 +360,7 @@ corrections: {CORRECTIONS_MS}ms"""
             "lineage": {
                 "job": job,
                 "version": version,
-                "prediction": {"topic": names["predictions"], "partition": partition, "offset": offset, "index": 0},
+                "prediction": {"topic": names["predictions"], **where(place), "index": 0},
                 "feedback": places,
             },
             "closed_by": "event",

@@ -124,18 +124,20 @@ def join(
     sources: Sequence[int] | None = None,
     corrections: int = 0,
     each: bool = False,
+    by_time: bool = False,
 ) -> Outcome:
     """What a join must have brought out when the watermark has come to `watermark`, for disorder within `grace`.
 
     sources: the feedback of each source, by default its own number. corrections: for how long after the close labels
-    are corrected. each: a record whenever a target closes.
+    are corrected. each: a record whenever a target closes. by_time: the first prediction of an id is that
+    by time, not by offset.
     """
     widest = max(target.window for target in targets)
     span, late_horizon = widest + corrections, max(late_horizon, corrections)
     kinds = range(1 + max(use.feedback for use in uses_of(targets))) if sources is None else sources
     outcome = Outcome()
     rows: list[Prediction] = []
-    for prediction in sorted(predictions, key=lambda p: p.offset):
+    for prediction in sorted(predictions, key=lambda p: (p.ts, p.offset) if by_time else (p.offset, 0)):
         if any(row.id == prediction.id and abs(row.ts - prediction.ts) <= span + skew for row in rows):
             outcome.duplicates += 1
         else:

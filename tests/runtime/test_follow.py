@@ -32,7 +32,7 @@ def test_the_largest_time_and_the_positions_at_an_end(make_topic: MakeTopic, bro
         assert follower.take(wait=True) == []
         at_the_end, before_it = TopicPartition(topic, 0), TopicPartition(topic, 1)
         positions = {source_of(topic): {at_the_end: 1, before_it: 1}, source_of(empty): {TopicPartition(empty, 0): 0}}
-        follower.ask(positions, 2)
+        follower.ask(positions, {topic: 2, empty: 2})
         assert follower.asking
         assert follower.take(wait=True) == [Answer(topic, NEWEST_MS, {at_the_end: 1})]
         assert not follower.asking
@@ -44,7 +44,7 @@ def test_the_largest_time_and_the_positions_at_an_end(make_topic: MakeTopic, bro
 def test_what_asking_raised_is_raised_once() -> None:
     nobody = {"bootstrap_servers": "127.0.0.1:1", "bootstrap_timeout_ms": 300}
     follower = Follower(TopicClock(nobody, SystemClock(), "test"))
-    follower.ask({source_of("any"): {TopicPartition("any", 0): 0}}, 1)
+    follower.ask({source_of("any"): {TopicPartition("any", 0): 0}}, {"any": 1})
     with pytest.raises(KafkaSideError):
         follower.take(wait=True)
     assert not follower.asking

@@ -18,6 +18,7 @@ from streamsample.runtime.state import (
     ChunkLog,
     DrawDelta,
     Logged,
+    ReceivedState,
     SchemaName,
     check_body,
     decode_body,
@@ -217,6 +218,8 @@ BODY = ChunkBody(
     counts={"tombstones": 1},
     schemas=[SchemaName(None, "a"), SchemaName(4, "b")],
     draws={"sample": DrawDelta(7, b"nodes")},
+    sent={"value": 5, "value_without_idle": 5, "largest": [("orders", 0, 5)]},
+    received=ReceivedState({"orders/0": (7, -(2**63))}, 5, {"orders": 6}),
     step=b"",
 )
 ENCODED = b"".join(encode_body(BODY, []))
