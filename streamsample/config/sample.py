@@ -195,11 +195,11 @@ class Sample(Section):
                 yield Problem((), f"a {form.name} needs {what}", f"set {remedy}")
         if self.k == 1 and form.random:
             yield Problem(("k",), "must be at least 2, found 1", "a variance needs two")
-        # One that is not random or draws again has no threshold on u for each stratum; counts are of single records.
-        single = not form.random or (self.windowed and form.estimator != "horvitz_thompson") or self.records is not None
+        # What draws again, or follows no threshold of strata, has no way to take a record once for all its strata.
+        single = form.estimator not in ("horvitz_thompson", "none") or self.design in ("judgment", "snowball")
         if single and any(isinstance(column, Each) for column in self.by or ()):
             what = f"not yet: several strata per record (each) in a {form.name}"
-            yield Problem(("by",), what, "set design: stratified, reservoir, weighted or recency", not_yet=True)
+            yield Problem(("by",), what, "set design: stratified, reservoir, weighted, recency or quota", not_yet=True)
         if "strata" in given and self.by is None:
             yield Problem(("strata",), "are named, but nothing says what makes them", "set by: <field>", at_key=True)
         if self.design == "stratified" and self.by is not None:

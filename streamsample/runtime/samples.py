@@ -275,10 +275,13 @@ class Samples:
             hashes = hash64(unit, draw.seed)
             hashed[draw.units.unit, draw.seed] = events, hashes
         shown = offered(draw, self._owner.partition, events, hashes, stratum)
-        self._audit(sample, draw, shown, unit)
+        audited = shown, unit
         if draw.units.several:
             record, strata = draw.units.strata_of(events.projection, events.rows)
             shown = replace(shown.take(record), stratum=strata)
+            if draw.settings.law == "first":  # whose slices are counted; of others each unit's hash is
+                audited = shown, unit.take(record)
+        self._audit(sample, draw, *audited)
         late = self.windows.steps[number].on_records(shown, details)
         if record is not None:  # all strata of a record are in the same window
             late = late[np.searchsorted(record, np.arange(len(unit)))]

@@ -203,8 +203,13 @@ class WindowedSample:
     def _windows_of(self, offered: Offered) -> Int64s:
         if self.settings.records is None:
             return offered.ts // self._size
-        begin, self._read = self._read, self._read + len(offered.ts)
-        return np.arange(begin, self._read) // self._size
+        number = np.arange(len(offered.ts))
+        if self.settings.several and len(number):  # all strata of a record are one
+            number = np.cumsum(np.diff(offered.positions(number), prepend=offered.positions(number[:1])) != 0)
+        begin = self._read
+        self._read += int(number[-1]) + 1 if len(number) else 0
+        found: Int64s = (begin + number) // self._size
+        return found
 
     def _unite(self, window: Int64s, groups: GroupColumns, candidates: NDArray[np.void]) -> None:
         """Add what was held of groups to those of `window` and the same places; each comes once."""

@@ -247,15 +247,15 @@ def test_b10_lists_beside_fields_and_without_a_list() -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {"design": "quota", "window": "1h"},
-        {"design": "reservoir", "records": 100},
-        {"design": "weighted", "weight": "amount", "replacement": True, "window": "1h"},
-        {"design": "importance", "target": "p", "proposal": "q", "window": "1h"},
+        {"design": "weighted", "weight": "amount", "replacement": True, "k": 2, "window": "1h"},
+        {"design": "importance", "target": "p", "proposal": "q", "k": 2, "window": "1h"},
+        {"design": "judgment", "rule": "true", "version": "1"},
+        {"design": "snowball", "from": "a", "to": "b", "seeds": ["x"], "hops": 1, "frontier_max": 9},
     ],
-    ids=["quota", "records", "replacement", "importance"],
+    ids=["replacement", "importance", "judgment", "snowball"],
 )
 def test_b10_several_strata_per_record_are_refused_by_name_where_they_have_no_thresholds(more: dict[str, Any]) -> None:
-    design = {"k": 2, "by": {"each": "genres"}, **more}
+    design = {"by": {"each": "genres"}, **more}
     with pytest.raises(ConfigurationError, match="not yet: several strata per record"):
         OneTask({**ONLY_SAMPLING, "sample": design})
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from streamsample.sampling import StratifiedReservoir
+from tests.acceptance.cluster import MakeJob
 from tests.acceptance.test_global_windows import Tasks
+from tests.acceptance.test_verify import verdicts
 from tests.acceptance.timelines import T0, Event, OneTask
 from tests.acceptance.windows import SEED, WINDOW, K, only, shown, the_end
 
@@ -27,6 +29,8 @@ EACH = {
 }
 DIVIDED = {**EACH, "design": "stratified", "k": 24, "minimum": 3}
 NEYMAN = {**DIVIDED, "allocation": "neyman", "of": "amount"}
+QUOTA = {key: value for key, value in EACH.items() if key != "seed"} | {"design": "quota"}
+COUNTED = {key: value for key, value in EACH.items() if key not in ("window", "scope")} | {"records": 100}
 DESIGNS = pytest.mark.parametrize("design", [EACH, DIVIDED, NEYMAN], ids=["each", "proportional", "neyman"])
 
 
@@ -127,6 +131,61 @@ def test_b4_b10_the_sample_of_all_partitions_is_that_of_one(design: dict[str, An
         )
     tasks.deliver_all(3)
     assert said([record for task in tasks.tasks for record in task.records]) == wanted(events, design)
+
+
+def test_b10_b12_a_quota_of_several_slices_takes_the_first_of_each_and_each_record_once() -> None:
+    events = films(900)
+    task = OneTask(only(QUOTA))
+    for begin, end in itertools.pairwise((0, 77, 500, 900)):
+        task.play(events[begin:end], each=begin == 0).restarted()
+    task.play(the_end(genres=["war"]))
+    slices: dict[tuple[int, str], list[tuple[int, int, str]]] = defaultdict(list)
+    for number, event in enumerate(events):
+        for name in set(event.more["genres"] or [""]):
+            slices[event.at // WINDOW, name].append((event.at, number, event.id))
+    wanted = {name for members in slices.values() for _, _, name in sorted(members)[:K]}
+    records = [record for record in task.records if not record["features"]["id"].startswith("later")]
+    found = {record["features"]["id"]: record["sampling"] for record in records}
+    assert found.keys() == wanted
+    assert len(records) == len(found)
+    genres = {event.id: event.more["genres"] for event in events}
+    for name, one in found.items():
+        assert (one["probability"], one["estimator"]) == (None, "none")
+        assert one["stratum"] in (genres[name] or [""])
+
+
+def test_b7_b10_of_each_so_many_records_a_record_of_several_strata_counts_once() -> None:
+    events = films(900)
+    # The library's windows are of time: so let each hundred have a time of its own.
+    dated = [Event(e.kind, WINDOW * (1 + n // 100), e.id, e.more) for n, e in enumerate(events)]
+    found = wanted(dated, COUNTED)
+    for cuts in ((0, 900), (0, 1, 99, 101, 250, 800, 900)):
+        task = OneTask(only(COUNTED))
+        for begin, end in itertools.pairwise(cuts):
+            task.play(events[begin:end]).restarted()
+        assert said(task.records) == found
+    assert len(found) > 100
+
+
+@pytest.mark.parametrize("design", [EACH, NEYMAN, QUOTA, COUNTED], ids=["each", "neyman", "quota", "records"])
+def test_b7_b10_on_a_broker_workers_draw_records_of_several_strata_and_verify_agrees(
+    make_job: MakeJob, design: dict[str, Any]
+) -> None:
+    events = films(900)
+    scope = {} if "records" in design else {"scope": "global"}
+    job = make_job(only({**design, **scope}), partitions=3)
+    job.publish(events[:400])
+    job.run()
+    job.publish(events[400:])
+    job.later(the_end(genres=["war"]))
+    job.run_workers(2)
+    if design in (EACH, NEYMAN):
+        assert said(job.records) == wanted(events, design)
+    ids = [record["record_id"] for record in job.records]
+    assert len(set(ids)) == len(ids) > 60
+    (verdict,) = verdicts(job)
+    assert verdict.right, verdict.lines()
+    assert verdict.equal > 60
 
 
 def test_b14_the_strata_of_a_record_share_their_places_whatever_their_number() -> None:

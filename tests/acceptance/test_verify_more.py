@@ -17,8 +17,11 @@ from tests.acceptance.cluster import MakeJob, OnBroker
 from tests.acceptance.test_snowball import SNOWBALL, invited, waves
 from tests.acceptance.test_verify import ALL, EVENTS, SIMPLE, ran, verdicts
 from tests.acceptance.timelines import HOUR, T0, Event, job_of, later
-from tests.acceptance.windows import COUNTED, GLOBAL, RESERVOIR, SINCE, WINDOW, only, shown, the_end
+from tests.acceptance.windows import COUNTED, GLOBAL, RESERVOIR, SINCE, WINDOW, drawn, only, shown, the_end
+from tests.acceptance.windows import RESAMPLED as RESAMPLE
 
+RESAMPLED = {**RESAMPLE, "scope": "global"}
+KEPT = {"design": "importance", "target": "p", "proposal": "q", "keep": "all"}
 COUNT = {"design": "simple", "count": 20, "window": "10s", "first_rate": 0.5, "seed": 3}
 SMALL_FETCHES = {"kafka.fetch_max_bytes": 4_000, "kafka.max_partition_fetch_bytes": 2_000}
 MIDDLE = f"{moment_text(T0 + 4 * WINDOW)}..{moment_text(T0 + 9 * WINDOW)}"
@@ -74,6 +77,33 @@ def test_what_depends_on_all_before_it_is_derived_from_the_beginning(
         assert 0 < cut.gone < verdict.equal
         assert cut.equal == verdict.equal - cut.gone
     assert "retention has taken the beginning, on which all depends: partition 0" in "\n".join(cut.lines())
+
+
+@pytest.mark.parametrize("design", [RESAMPLED, KEPT], ids=["resampled", "kept"])
+def test_b15_importance_on_a_broker_is_of_the_whole_topic_and_derived_again(
+    make_job: MakeJob, design: dict[str, Any]
+) -> None:
+    job = make_job(only(design), partitions=3)
+    events = shown(1_500)
+    bad = Event("shown", events[700].at, "bad", {"p": 0.1, "q": 0, "country": "DE"})
+    job.publish(events[:600])
+    job.run()
+    job.publish([*events[600:], bad])
+    job.later(the_end())
+    job.run_workers(2)
+    records = [record for record in job.records if not record["features"]["id"].startswith("later")]
+    said = {record["features"]["id"]: record["sampling"] for record in records}
+    assert len(said) == len(records)
+    if design is RESAMPLED:
+        assert said == drawn(events, design)
+    else:
+        assert {record["features"]["id"]: record["weights"]["sampling"] for record in records} == pytest.approx(
+            {event.id: float(event.more["p"]) / float(event.more["q"]) for event in events}
+        )
+    assert [letter.why("class") for letter in job.dead] == ["bad_ratio"]
+    (verdict,) = verdicts(job)
+    assert verdict.right, verdict.lines()
+    assert (verdict.equal, verdict.refused) == (len(records), 1)
 
 
 @pytest.mark.parametrize("labelled", [False, True])
