@@ -106,6 +106,7 @@ def _run(
 ) -> tuple[float, int]:
     """Seconds of CPU from the values to the training records, and how many of these there are."""
     from streamsample.config import parse_job
+    from streamsample.runtime.memory import keep_freed_memory
     from streamsample.runtime.plan import plan_of
     from streamsample.runtime.samples import TaskSettings
     from streamsample.runtime.task import Task
@@ -127,6 +128,7 @@ def _run(
     }
     tree["input"] |= {"time": {"field": "served_at", "unit": "ms"}, **({"explode": "items"} if explode else {})}
     tree |= {"sample": dict(sample)} if sample else {}
+    keep_freed_memory()  # as the service does
     task = Task(plan_of(parse_job(json.dumps(tree))), 0, TaskSettings(1, 1_000_000, 1_000_000))
     end = json.dumps({"request_id": "end", "item_id": "none"}).encode()
     batches = [_batch("clicks", [end], 0), *_batches(parts)]

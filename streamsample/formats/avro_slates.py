@@ -104,15 +104,13 @@ class AvroSlates:
         """The features of the elements at `rows`. See `projection.Projector`."""
         slates = projection.slates
         assert slates is not None
-        ok = projection.ok[rows]
-        room = np.where(ok, np.maximum(projection.bytes_max(values, rows), 0), 0)
+        room = np.maximum(projection.bytes_max(values, rows), 0)  # null values are negative
         out = np.empty(int(room.sum(dtype=np.int64)), np.uint8)
         start, size = np.empty(len(rows), np.int64), np.empty(len(rows), np.int32)
-        record = slates.record[rows]
         used = _splice(
-            np.ascontiguousarray(values.buffer), values.start[rows] + self._values.frame_size, ok, record,
-            projection.cuts.reshape(-1), projection.cuts.shape[1], self._values.apart[projection.schema[rows]],
-            slates.elements.start[rows], slates.elements.size[rows], slates.position[rows], *self._keeps,
+            np.ascontiguousarray(values.buffer), values.start, self._values.frame_size, np.ascontiguousarray(rows),
+            projection.ok, slates.record, projection.cuts.reshape(-1), projection.cuts.shape[1], self._values.apart,
+            projection.schema, slates.elements.start, slates.elements.size, slates.position, *self._keeps,
             start, size, out,
         )  # fmt: skip
         return Spans(out[:used], start, size)
@@ -179,32 +177,42 @@ def _split(buffer, lists, there, schema, program, entries, most, first, start, s
 
 @kernel(
     types.int64(
-        U8, I64, B1, I64, I32, types.int64, I16, I64, I32, I16, types.boolean, types.boolean, I64_OUT, I32_OUT, U8_OUT
+        U8, I64, types.int64, I64, B1, I64, I32, types.int64, I16, I16, I64, I32, I16, types.boolean, types.boolean,
+        I64_OUT, I32_OUT, U8_OUT,
     )
-)
+)  # fmt: skip
 def _splice(  # type: ignore[no-untyped-def]
-    buffer, bodies, ok, record, cuts, width, apart, elements, sizes, positions, keeps_list, keeps_position,
-    out_start, out_size, out
+    buffer, starts, frame, rows, ok, record, cuts, width, apart, schema, elements, sizes, positions,
+    keeps_list, keeps_position, out_start, out_size, out
 ):  # fmt: skip
-    """Copy the kept runs of m elements' values, the element in the place of its list, and write its position.
+    """Copy the kept runs of the values of the elements at `rows`, the element in the place of its list, and write its
+    position behind them.
 
-    bodies: int64[m], where the value's body begins; record: int64[m], its row in `cuts`, int32[n * width]; apart:
-    int16[m], the list's run. All else as `avro_kernel.splice`.
+    Of each element: starts, where its value begins, with a frame of so many bytes; record, the value's row in `cuts`,
+    int32[n * width]; its place and position. apart: int16[s], of each schema the list's run. All else as
+    `avro_kernel.splice`.
     """
     source, into = address(buffer), address(out)
     used = np.int64(0)
-    for row in range(len(bodies)):
-        out_start[row] = used
+    for i in range(len(rows)):
+        row = rows[i]
+        out_start[i] = used
         if not ok[row]:
-            out_size[row] = NULL
+            out_size[i] = NULL
             continue
-        for run in range(width // 2):
-            place = record[row] * width + 2 * run
-            begin, length = bodies[row] + cuts[place], np.int64(cuts[place + 1] - cuts[place])
-            if run == apart[row]:
-                begin, length = elements[row], np.int64(sizes[row]) if keeps_list else np.int64(0)
-            copy(into + used, source + begin, length)
-            used += length
+        body = starts[row] + frame
+        place = record[row] * width
+        end = place + width
+        own = place + 2 * np.int64(apart[np.int64(schema[row])])
+        while place < end:
+            if place != own:
+                length = np.int64(cuts[place + 1] - cuts[place])
+                copy(into + used, source + body + cuts[place], length)
+                used += length
+            elif keeps_list:
+                copy(into + used, source + elements[row], np.int64(sizes[row]))
+                used += sizes[row]
+            place += 2
         if keeps_position:
             zigzag = np.int64(positions[row]) << 1
             while zigzag >= 0x80:
@@ -213,5 +221,5 @@ def _splice(  # type: ignore[no-untyped-def]
                 used += 1
             store_u8(into + used, np.uint8(zigzag))
             used += 1
-        out_size[row] = used - out_start[row]
+        out_size[i] = used - out_start[i]
     return used

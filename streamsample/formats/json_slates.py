@@ -77,14 +77,14 @@ class JsonSlates:
         """The features of the elements at `rows`. See `projection.Projector`."""
         slates = projection.slates
         assert slates is not None
-        ok = projection.ok[rows]
-        room = np.where(ok, np.maximum(projection.bytes_max(values, rows), 0), 0)
+        room = np.maximum(projection.bytes_max(values, rows), 0)  # null values are negative
         out = np.empty(int(room.sum(dtype=np.int64)), np.uint8)
         start, size = np.empty(len(rows), np.int64), np.empty(len(rows), np.int32)
         used = _splice(
-            np.ascontiguousarray(values.buffer), values.start[rows], values.size[rows], ok, slates.record[rows],
+            np.ascontiguousarray(values.buffer), values.start, values.size, np.ascontiguousarray(rows),
+            projection.ok, slates.record,
             projection.cuts.reshape(-1), projection.cuts.shape[1] // 2, slates.lists.reshape(-1),
-            slates.elements.start[rows], slates.elements.size[rows], slates.position[rows], self._position,
+            slates.elements.start, slates.elements.size, slates.position, self._position,
             start, size, out,
         )  # fmt: skip
         return Spans(out[:used], start, size)
@@ -161,25 +161,27 @@ def _put(into, source, begin, end):  # type: ignore[no-untyped-def]
 
 @kernel(
     types.int64(
-        U8, I64, I32, B1, I64, I32, types.int64, I64, I64, I32, I16, U8, I64_OUT, I32_OUT, U8_OUT
+        U8, I64, I32, I64, B1, I64, I32, types.int64, I64, I64, I32, I16, U8, I64_OUT, I32_OUT, U8_OUT
     )
 )  # fmt: skip
 def _splice(  # type: ignore[no-untyped-def]
-    buffer, starts, value_sizes, ok, record, cuts, room, lists, elements, sizes, positions, position,
+    buffer, starts, value_sizes, rows, ok, record, cuts, room, lists, elements, sizes, positions, position,
     out_start, out_size, out
 ):  # fmt: skip
-    """Write an object for each of m elements: the runs that stay of its value, the element in the place of its list,
-    and its position behind them.
+    """Write an object for each of the elements at `rows`: the runs that stay of its value, the element in the place of
+    its list, and its position behind them.
 
-    record: int64[m], the value's row in cuts, int32[n, room, 2] as `json_kernel.tokenize` leaves them (room 0: all
-    stays), and in lists, int64[n, 2]. position: the position's name and colon, empty where it does not stay.
+    record: int64[m], of each element its value's row in cuts, int32[n, room, 2] as `json_kernel.tokenize` leaves them
+    (room 0: all stays), and in lists, int64[n, 2]. position: the position's name and colon, empty where it does not
+    stay.
     """
     source, out_at = address(buffer), address(out)
     into = out_at
-    for row in range(len(starts)):
-        out_start[row] = into - out_at
+    for i in range(len(rows)):
+        row = rows[i]
+        out_start[i] = into - out_at
         if not ok[row]:
-            out_size[row] = NULL
+            out_size[i] = NULL
             continue
         store_u8(into, np.uint8(_OPENED))
         into += 1
@@ -206,12 +208,12 @@ def _splice(  # type: ignore[no-untyped-def]
                 begin = after
             into = _put(into, source, begin, end)
         if len(position) > 0:
-            if into > out_at + out_start[row] + 1:
+            if into > out_at + out_start[i] + 1:
                 store_u8(into, np.uint8(_COMMA))
                 into += 1
             into = _put(into, address(position), np.int64(0), np.int64(len(position)))
             into += write_digits(into, np.int64(positions[row]))
         store_u8(into, np.uint8(_CLOSED))
         into += 1
-        out_size[row] = into - out_at - out_start[row]
+        out_size[i] = into - out_at - out_start[i]
     return into - out_at

@@ -199,10 +199,9 @@ class Projection:
         size = values.size[rows]
         if self.slates is None:
             return size
-        lists = self.slates.lists[self.slates.record[rows]]
-        one = np.maximum(self.slates.elements.size[rows], 0) + self.slates.more
-        most: Int32s = (size - (lists[:, 1] - lists[:, 0]) + one).astype(np.int32)
-        return most
+        lists = self.slates.lists
+        others = (lists[:, 0] - lists[:, 1] + self.slates.more).astype(np.int32)
+        return size + others[self.slates.record[rows]] + np.maximum(self.slates.elements.size[rows], 0)
 
     def integer(self, path: str) -> NumberColumn:
         """The int64 column `path`. Raises KeyError if it was not asked for."""

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from streamsample.kernels import I32, I32_OUT, I64, U8, U8_OUT, kernel
+from streamsample.kernels import I32, I32_OUT, I64, U8, U8_OUT, copy_bytes, kernel
 from streamsample.records import Spans
 
 _PREFIX_MAX: Final = 11
@@ -43,8 +43,7 @@ def _append(l_buffer, l_start, l_size, r_buffer, r_start, r_size, start, size, o
             size[row] = -1
             continue
         at = start[row]
-        for i in range(l_size[row]):
-            out[at + i] = l_buffer[l_start[row] + i]
+        copy_bytes(out, at, l_buffer, l_start[row], np.int64(l_size[row]))
         at += l_size[row]
         power = 1
         while r_size[row] // power >= 10:
@@ -55,6 +54,5 @@ def _append(l_buffer, l_start, l_size, r_buffer, r_start, r_size, start, size, o
             power //= 10
         out[at] = 58
         at += 1
-        for i in range(r_size[row]):
-            out[at + i] = r_buffer[r_start[row] + i]
+        copy_bytes(out, at, r_buffer, r_start[row], np.int64(r_size[row]))
         size[row] = at + r_size[row] - start[row]
