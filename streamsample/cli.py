@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -306,6 +307,7 @@ def reset(
             admin.delete([job.changelog_topic, *rekeyed, *([job.windows_topic] if job.exchanges_windows else [])])
         finally:
             admin.close()
+        shutil.rmtree(job.tasks_directory, ignore_errors=True)
         err.print(f"job {job.group}: state forgotten", markup=False)
 
 

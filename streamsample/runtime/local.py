@@ -151,6 +151,24 @@ def _bytes_of(array: NDArray[Any]) -> memoryview:
     return np.ascontiguousarray(array).view(np.uint8).reshape(-1).data
 
 
+class Copies:
+    """The copies that lie in a directory as a job starts; what a killed worker has half written is removed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        for part in directory.glob("*.part-*"):
+            shutil.rmtree(part, ignore_errors=True)
+        self._found = self._now()
+
+    def remove_untouched(self) -> None:
+        """Remove those that nobody has taken up or replaced since: their tasks run elsewhere."""
+        for path, _ in self._found & self._now():
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _now(self) -> set[tuple[Path, int]]:
+        return {(head.parent, head.stat().st_mtime_ns) for head in self._directory.glob("*/head")}
+
+
 # -- coming back --------------------------------------------------------------------------------------------
 
 

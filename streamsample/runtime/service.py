@@ -32,6 +32,7 @@ from streamsample.kernels import load_imported
 from streamsample.records import TopicPartition
 from streamsample.runtime.http import StatusServer
 from streamsample.runtime.layout import Layout
+from streamsample.runtime.local import Copies
 from streamsample.runtime.memory import keep_freed_memory
 from streamsample.runtime.metrics import Metrics
 from streamsample.runtime.plan import Plan, plan_of
@@ -71,9 +72,11 @@ def run_job(job: Job, path: Path, options: Options) -> Progress:
     clock = SystemClock()
     with _locked(job.state_directory):
         shutil.rmtree(job.rows_directory, ignore_errors=True)  # of workers that were killed
-        if options.workers > 1:
-            return _run_many(job, path, options, clock)
-        return run_one(job, options, clock)
+        found = Copies(job.tasks_directory)
+        progress = _run_many(job, path, options, clock) if options.workers > 1 else run_one(job, options, clock)
+        if progress.tasks:
+            found.remove_untouched()
+        return progress
 
 
 def run_one(job: Job, options: Options, clock: Clock, *, serve: bool = True) -> Progress:

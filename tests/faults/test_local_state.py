@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from streamsample.cli import app
 from streamsample.clock import SystemClock
 from streamsample.kafka.changelog import ChangelogPosition
 from streamsample.labels import PayloadSpace
@@ -238,3 +240,22 @@ def test_a_copy_that_is_not_taken_up_after_all_is_put_back(scene: Scene) -> None
     scene.publish()
     go_on(scene)
     scene.check()
+
+
+# -- what is left behind ---------------------------------------------------------------------------------
+
+
+def test_what_nobody_takes_up_is_removed(scene: Scene) -> None:
+    """A copy of a task that runs elsewhere now, and one that was never finished."""
+    tasks = scene.job.tasks_directory
+    shutil.copytree(tasks / "1", tasks / "7")
+    shutil.copytree(tasks / "1", tasks / "1.part-killed")
+    scene.publish()
+    started(scene, scene.folder / "state", "--until-caught-up").ends_well()
+    assert copies(scene) == ["0", "1", "2"]
+
+
+def test_reset_forgets_the_copies_too(scene: Scene) -> None:
+    done = CliRunner().invoke(app, ["reset", str(scene.job_file), "--yes"])
+    assert done.exit_code == 0, done.output
+    assert not scene.job.tasks_directory.exists()
