@@ -26,7 +26,7 @@ def problems(stages: tuple[Sample, ...]) -> Iterator[Problem]:
         if stage.windowed and index < len(stages) - 1:
             what = f"a {stage.design} sample of windows must be the last of a list, and the only one"
             yield Problem((index, "design"), what, "put the designs by rate before it")
-        for key in ("count", "replacement", "target"):
+        for key in ("replacement", "target"):
             if getattr(stage, key):
                 what = f"not yet: a {stage.form.name} in a list"
                 remedy = "put a simple or stratified rate, a judgment, or a reservoir in its place"

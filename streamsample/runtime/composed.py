@@ -74,13 +74,19 @@ def sampling_of(
     return replace(columns[-1], probability=pi, threshold=threshold, weight=1.0 / pi, stages=stages)
 
 
+def passed_before(sample: SamplePlan, said: Sequence[Said]) -> Float64s | None:
+    """The threshold on `u` of the next design, float64[m], that those before have set; None if none shares it."""
+    mine = sample.sharing[len(said)] if sample.sharing else -1
+    earlier = [each.probability for each, group in zip(said, sample.sharing, strict=False) if group == mine]
+    return composed(*earlier, u="shared") if earlier else None
+
+
 def given(sample: SamplePlan, said: Sequence[Said], pi: Float64s) -> Float64s:
     """π of the next design, float64[m], from its threshold on `u`, given that what it is shown passed those before: one
     that shares `u` has been decided in part.
     """
-    mine = sample.sharing[len(said)] if sample.sharing else -1
-    earlier = [each.probability for each, group in zip(said, sample.sharing, strict=False) if group == mine]
-    return composed(*earlier, pi, u="shared") / composed(*earlier, u="shared") if earlier else pi
+    before = passed_before(sample, said)
+    return pi if before is None else np.minimum(before, pi) / before
 
 
 def _whole(sharing: tuple[int, ...], probabilities: list[Float64s]) -> Float64s:

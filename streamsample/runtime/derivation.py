@@ -23,7 +23,7 @@ from streamsample.runtime.samples import Kept, Samples, TaskSettings, late_words
 from streamsample.runtime.source import Events
 from streamsample.runtime.state import schema_name
 from streamsample.runtime.training import Encoded
-from streamsample.runtime.verdict import Verdict, parse_span
+from streamsample.runtime.verdict import Span, Verdict, parse_span
 from streamsample.sampling.window_columns import INDEX_BITS
 
 _NEVER = 2**62
@@ -37,6 +37,7 @@ class Refused:
     offset: int
     positions: list[int]
     words: str
+    stage: str
     late: bool
 
 
@@ -72,11 +73,15 @@ class Left:
 
 
 class _Taking:
-    """Takes what samples give, and keeps what `wanted` says of it. `partition`: of the batch that is shown."""
+    """Takes what samples give, and keeps what `wanted` says of it. `partition`: of the batch that is shown; refused:
+    how many events of `span` were, as the job did.
+    """
 
-    def __init__(self, wanted: Callable[[Int64s], Bools]) -> None:
+    def __init__(self, wanted: Callable[[Int64s], Bools], span: Span) -> None:
         self._wanted = wanted
+        self._span = span
         self.partition = 0
+        self.refused = 0
         self.counts: Counter[str] = Counter()
         self.audit = Audit()
         self.records: list[Encoded] = []
@@ -87,7 +92,8 @@ class _Taking:
             self.records.append(some)
 
     def refuse(self, events: Events, at: Int64s, reason: str, words: str, *, stage: str) -> None:
-        """The job has dead-lettered them; they are left out already, or were never its own."""
+        times = events.times[at]
+        self.refused += int(np.count_nonzero((times >= self._span.begin) & (times < self._span.end)))
 
     def send(self, messages: list[Message]) -> None:
         assert not messages
@@ -103,16 +109,16 @@ class Derivation:
     def __init__(self, job: Job, plan: Plan, sample: SamplePlan, window: str) -> None:
         self._job, self._plan, self._sample, self._name = job, plan, sample, sample.name
         windows = sample.windows
-        remembers = any(draw.counted is not None or draw.relation is not None for draw in sample.draws)
-        self._endless = remembers or (
+        self._remembers = any(draw.counted is not None or draw.relation is not None for draw in sample.draws)
+        self._endless = self._remembers or (
             windows is not None and (windows.settings.cumulative or windows.settings.records is not None)
         )
-        self._by_partition = remembers or (windows is not None and not windows.exchanged)
+        self._by_partition = self._remembers or (windows is not None and not windows.exchanged)
         self._check(sample)
         self._windows = windows
         window_ms = None if windows is None else windows.settings.window_ms or None
         self.span = parse_span(window, window_ms)
-        self._late_words = late_words(sample.places[-1]) if sample.places else ""
+        self._late_words = {late_words(place) for place in sample.places}
         self._from_ms = _begins_at(job, None if self._endless else window_ms)
         if windows is not None:
             # Partitions are read as they come here, not side by side as in a job, so more windows may be open.
@@ -121,6 +127,8 @@ class Derivation:
         self._alone = replace(plan, samples=(replace(sample, windows=windows),))
         self._tasks: dict[int, tuple[_Taking, Samples]] = {}
         self._left_out: dict[int, set[int]] = {}
+        self._unwritten: dict[int, set[int]] = {}
+        """What was shown, and is not written all the same."""
         self._cut = set[int]()
         """The partitions of which retention has taken some of what came after the job's start."""
         self._whole_from = -_NEVER
@@ -136,30 +144,33 @@ class Derivation:
                 f"{key}: not yet: verifying what depends on all before it, of a job with start: latest",
                 remedy="verify with the start as a time, the one that the job began at",
             )
-        if sample.windows is not None and sample.windows.exchanged and sample.draws and self._by_partition:
+        if sample.windows is not None and self._remembers:
             raise NotYetError(
-                f"{key}: not yet: verifying a sample of all partitions after a design that remembers",
+                f"{key}: not yet: verifying a sample of windows after a design that remembers",
                 remedy="run the job again under another name and another output, and compare",
             )
 
     def leave_out(self, refused: list[Refused]) -> None:
-        """Records that the job did not show to this sample."""
+        """Records that the job did not show to this sample, or did not write.
+
+        What a sample itself cannot take it refuses here as it did there, but for what came after its window.
+        """
         for each in refused:
-            if not each.late or each.words == self._late_words:
-                places = {each.offset << INDEX_BITS | position for position in each.positions}
-                self._left_out.setdefault(each.partition, set()).update(places)
+            if each.stage == "sample" and (self._remembers or not each.late or each.words not in self._late_words):
+                continue
+            after = self._remembers and each.stage in ("label", "output")
+            places = {each.offset << INDEX_BITS | position for position in each.positions}
+            (self._unwritten if after else self._left_out).setdefault(each.partition, set()).update(places)
 
     def show(self, events: Events) -> None:
         """Show the events of one batch, those of the span or, where they matter, of before."""
         shown = (events.times < self.span.end) if not self._endless else np.ones(len(events.rows), np.bool_)
         shown &= events.times >= (self._from_ms if self._endless else max(self.span.begin, self._from_ms))
         events = events.take(np.flatnonzero(shown))
-        gone = self._left_out.get(events.batch.partition)
-        if gone:
-            mine = events.batch.offsets[events.rows] << INDEX_BITS | events.index
-            stays = ~np.isin(mine, np.fromiter(gone, np.int64, len(gone)))
-            self._verdict.refused += int(np.count_nonzero(~stays & self._inside(events)))
-            events = events.take(np.flatnonzero(stays))
+        out = self._among(events, self._left_out)
+        if out.any():
+            self._verdict.refused += int(np.count_nonzero(out & self._inside(events)))
+            events = events.take(np.flatnonzero(~out))
         self._verdict.shown += int(np.count_nonzero(self._inside(events)))
         if len(events.rows):
             self._take(self._samples_of(events.batch.partition), events)
@@ -189,6 +200,9 @@ class Derivation:
         self._cut = {p for p in source.begins if source.whole_from([p], self._job.grace_ms) >= self._from_ms}
         self._whole_from = source.whole_from(source.begins, self._job.grace_ms)
         self._compare(mine, source, output)
+        for taking, _ in self._tasks.values():
+            self._verdict.refused += taking.refused
+            self._verdict.shown -= taking.refused
         self._say_what_is_gone(source, output)
         return self._verdict
 
@@ -196,6 +210,13 @@ class Derivation:
 
     def _take(self, samples: Samples, events: Events) -> None:
         samples.on_events(events)
+
+    @staticmethod
+    def _among(events: Events, places: Mapping[int, set[int]]) -> Bools:
+        """Which of n events are at some places of their partition, bool[n]."""
+        some = places.get(events.batch.partition, set())
+        mine = events.batch.offsets[events.rows] << INDEX_BITS | events.index
+        return np.isin(mine, np.fromiter(some, np.int64, len(some)))
 
     def _inside(self, events: Events) -> Bools:
         inside: Bools = (events.times >= self.span.begin) & (events.times < self.span.end)
@@ -205,7 +226,7 @@ class Derivation:
         """What a partition's records are shown to; it takes them as of that partition."""
         number = partition if self._by_partition else 0
         if number not in self._tasks:
-            taking = _Taking(self.stamped)
+            taking = _Taking(self.stamped, self.span)
             schemas = [schema_name(schema) for schema in self._plan.input.projector.schemas]
             settings = TaskSettings(1, 2**31 - 1, 0)
             self._tasks[number] = (taking, Samples(self._alone, taking, settings, schemas))
@@ -244,7 +265,7 @@ class Derivation:
         written_from = output.whole_from(output.begins, 0)
         for timestamp, value in self._derived():
             tree = reader.decode(value)
-            if self._is_gone(tree, timestamp, source):
+            if self._is_gone(tree, timestamp, source) or self._is_unwritten(tree):
                 continue
             if tree["record_id"] not in found and timestamp < written_from:
                 verdict.gone += 1
@@ -273,6 +294,10 @@ class Derivation:
             begin = timestamp - self._windows.settings.grace_ms - self._windows.settings.window_ms
             return bool(begin < self._whole_from)
         return bool(where["offset"] < source.begins.get(where["partition"], 0))
+
+    def _is_unwritten(self, tree: Mapping[str, Any]) -> bool:
+        where = tree["lineage"]["prediction"]
+        return (where["offset"] << INDEX_BITS | where["index"]) in self._unwritten.get(where["partition"], ())
 
     def _say_what_is_gone(self, source: Left, output: Left) -> None:
         verdict, topic = self._verdict, self._job.input.topic

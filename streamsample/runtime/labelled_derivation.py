@@ -47,11 +47,13 @@ class LabelledDerivation(Derivation):
 
     def _take(self, samples: Samples, events: Events) -> None:
         partition, thinning = events.batch.partition, self._plan.thinning
-        self._places |= set(_places(partition, events.take(np.flatnonzero(self._inside(events)))))
+        mine = self._inside(events) & ~self._among(events, self._unwritten)
+        self._places |= set(_places(partition, events.take(np.flatnonzero(mine))))
         kept = samples.kept(0, events)
         if kept is None:
             return
-        kept = kept.take(np.flatnonzero(self._inside(kept.events)))
+        mine = self._inside(kept.events) & ~self._among(kept.events, self._unwritten)
+        kept = kept.take(np.flatnonzero(mine))
         hashes = unit_hash(kept.events.ids, 0 if thinning is None else thinning.seed).tolist()
         for place, words, u in zip(_places(partition, kept.events), named(kept), hashes, strict=True):
             self._kept[place] = words, u

@@ -14,7 +14,7 @@ from streamsample.hashing import hash64
 from streamsample.labels import PayloadSpace
 from streamsample.records import Bools, Int32s, Int64s, Spans
 from streamsample.runtime.audit import Audit
-from streamsample.runtime.composed import Said, given, packed, unpacked
+from streamsample.runtime.composed import Said, given, packed, passed_before, unpacked
 from streamsample.runtime.draws import Draw, Place, Units, WindowDraw
 from streamsample.runtime.exchange import NEVER, Mail, Message
 from streamsample.runtime.plan import Plan, SamplePlan
@@ -143,7 +143,7 @@ class Samples:
         if not draw.random:
             chosen, stratum = self._taken(draw, kept.events, stratum)
         elif draw.counted is not None:
-            kept, chosen = self._by_count(draw, kept, unit)
+            kept, chosen = self._by_count(number, draw, kept, unit)
         else:
             chosen = draw.design.decide(unit, stratum)
         rows = np.flatnonzero(chosen.keep)
@@ -168,13 +168,17 @@ class Samples:
             self._owner.counts[SEPARATOR.join(("frontier", draw.place.key))] = frontier.refused
         return found
 
-    def _by_count(self, draw: Draw, kept: Kept, unit: Spans) -> tuple[Kept, Selection]:
-        """The decision by the rates of the records' windows; and the events without those that came too late."""
+    def _by_count(self, number: int, draw: Draw, kept: Kept, unit: Spans) -> tuple[Kept, Selection]:
+        """The decision by the rates of the records' windows; and the events without those that came too late. A rate is
+        one of what those before have kept.
+        """
         rate, late = self._rates[draw.place.key].decide(kept.events.times)
         if late.any():
             self._refuse_late(draw.place, kept.events, late)
             rows = np.flatnonzero(~late)
             kept, unit, rate = kept.take(rows), unit.take(rows), rate[rows]
+        before = passed_before(self._plan.samples[number], kept.said)
+        rate = rate if before is None else rate * before
         keep = unit_hash(unit, draw.design.seed) < rate
         return kept, Selection(keep, rate, np.full(len(rate), -1, np.int32))
 

@@ -92,10 +92,10 @@ def _refused(job: Job, admin: TopicAdmin, clock: Clock) -> Iterator[Refused]:
         for row in range(len(batch)):
             said = {name: value or b"" for name, value in decode_headers(batch.headers[row])}
             if said.get(f"{PREFIX}topic") == job.input.topic.encode():
-                late = said.get(f"{PREFIX}class") == b"late" and said.get(f"{PREFIX}stage") == b"sample"
+                stage, late = (said.get(f"{PREFIX}stage") or b"").decode(), said.get(f"{PREFIX}class") == b"late"
                 partition, offset = (int(said[f"{PREFIX}{name}"]) for name in ("partition", "offset"))
                 positions = positions_in(said.get(f"{PREFIX}positions", b"0").decode())
-                yield Refused(partition, offset, positions, said[f"{PREFIX}message"].decode(), late)
+                yield Refused(partition, offset, positions, said[f"{PREFIX}message"].decode(), stage, late)
 
 
 def _written(

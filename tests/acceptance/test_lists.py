@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from streamsample.records import Spans
-from streamsample.sampling import SimpleRate, StratifiedRate
+from streamsample.sampling import SimpleCount, SimpleRate, StratifiedRate
 from streamsample.sampling.composition import composed
-from streamsample.sampling.design import Selection
+from streamsample.sampling.design import Selection, unit_hash
 from tests.acceptance.cluster import MakeJob
 from tests.acceptance.test_global_windows import Tasks, the_end
 from tests.acceptance.test_verify import verdicts
@@ -160,6 +160,32 @@ def test_b6_b13_the_weights_of_lists_estimate_the_count_without_bias() -> None:
         z = (np.mean(sums) - 150) / (np.std(sums) / len(sums) ** 0.5)
         assert abs(z) < 4
         assert np.std(sums) > 5
+
+
+@pytest.mark.parametrize("seed", [SEED, OTHER], ids=["shared", "independent"])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_b13_a_target_count_after_a_rate_is_one_of_what_that_has_kept(seed: int, labelled: bool) -> None:
+    """10 s windows of some 1,000 records, of which 400 are left, and 100 wanted."""
+    events = [Event("shown", T0 + 10 * number, f"p{number}") for number in range(6_000)]
+    count = {"design": "simple", "count": 100, "window": "10s", "first_rate": 0.5, "seed": seed}
+    task = OneTask({"sample": [HALF, count]} if labelled else only([HALF, count]))
+    for begin, end in itertools.pairwise((0, 1_234, 1_300, 6_000)):
+        task.play(events[begin:end]).restarted()
+    task.play(later("1h", ["shown", "clicked"] if labelled else ["shown"]))
+    some, _ = passed(events, SimpleRate(RATE, SEED).decide(of_ids(events), None))
+    library, wanted = SimpleCount(100, 10_000, 0.5), dict[str, float]()
+    for begin in range(T0, T0 + 60_000, 10_000):
+        library.close(begin - 1_000 - 1)
+        members = [event for event in some if begin <= event.at < begin + 10_000]
+        times = np.array([event.at for event in members])
+        rate = float(library.decide(of_ids(members), times).probability[0])
+        pi = rate * RATE  # shared: the threshold on u; else a rate of its own after RATE
+        u = unit_hash(of_ids(members), seed)
+        below = u < (pi if seed == SEED else rate)
+        wanted |= {event.id: pi for event, yes in zip(members, below, strict=True) if yes}
+    found = {name: one["probability"] for name, one in said(task).items()}
+    assert found == pytest.approx(wanted)
+    assert 400 < len(found) < 1_000
 
 
 @pytest.mark.parametrize(

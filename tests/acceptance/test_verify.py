@@ -156,7 +156,7 @@ def test_what_cannot_be_verified_is_refused_by_name(make_job: MakeJob) -> None:
     with pytest.raises(NotYetError, match="sample: not yet: verifying what depends on all before it, of a job with"):
         verdicts(job)
     follow = {"design": "snowball", "from": "user", "to": "country", "seeds": ["a"], "hops": 1, "frontier_max": 9}
-    with pytest.raises(NotYetError, match="a sample of all partitions after a design that remembers"):
+    with pytest.raises(NotYetError, match="a sample of windows after a design that remembers"):
         verdicts(make_job(only([follow, {"design": "reservoir", "k": 5, "window": "30s"}])))
     with pytest.raises(ConfigurationError, match="does not sample"):
         verdicts(make_job())

@@ -190,6 +190,37 @@ def test_records_whose_predictions_are_gone_are_no_difference(make_job: MakeJob)
     assert 0 < verdict.equal < whole.equal
 
 
+def test_what_one_sample_refuses_is_shown_to_the_others(make_job: MakeJob) -> None:
+    heavy = {**GLOBAL, "design": "weighted", "weight": "amount"}
+    job = make_job({"feedback": None, "targets": None, "samples": {"all": SIMPLE, "heavy": heavy}})
+    bad = [Event(e.kind, e.at, f"bad-{e.id}", {**e.more, "amount": -1}) for e in EVENTS[:10]]
+    job.publish([*EVENTS, *bad])
+    job.later(the_end())
+    job.run()
+    some, others = verdicts(job)
+    assert some.right, some.lines()
+    assert others.right, others.lines()
+    assert (some.shown, some.refused) == (1_510, 0)
+    assert (others.shown, others.refused) == (1_500, 10)
+    assert any(record["features"]["id"].startswith("bad") for record in job.records)
+
+
+def test_a6_a_late_prediction_was_followed_by_the_snowball_that_was_shown_it(make_job: MakeJob) -> None:
+    job = make_job({"sample": SNOWBALL}, partitions=1)
+    first = [Event("shown", T0, "a", {"by": "ada", "invited": "bo"})]
+    job.publish([*first, *later("2h", ["shown", "clicked"])])
+    job.run()
+    job.publish([Event("shown", T0 + 5, "late", {"by": "bo", "invited": "cy"})])
+    job.publish([Event("shown", T0 + 2 * HOUR, "b", {"by": "cy", "invited": "di"})])
+    job.later(later("9h", ["shown", "clicked"]))
+    job.run()
+    late = [letter for letter in job.dead if letter.why("class") == "late"]
+    assert len(late) == 1
+    (verdict,) = verdicts(job, f"{moment_text(T0)}..{moment_text(T0 + 3 * HOUR)}")
+    assert verdict.right, verdict.lines()
+    assert (verdict.equal, verdict.derived) == (2, 2)
+
+
 def test_a_long_stretch_is_derived_with_few_windows_open(make_job: MakeJob) -> None:
     """20 windows, of which 6 may be open at a time."""
     events = shown(2_000)

@@ -32,11 +32,6 @@ NOT_YET = [
     ("seed: 7", "seed: 7, after: labels", "sample.after: not yet"),
     (WHOLE, f"[{HALF}, {{design: simple, rate: 0.5, budget: 7}}]", "sample[1].budget: not yet: designs with budget"),
     (WHOLE, f"[{HALF}, {{design: reservoir, {FIXED}}}]", "sample[1].design: not yet: a reservoir sample of labelled"),
-    (
-        WHOLE,
-        f"[{{design: simple, count: 9, window: 1h}}, {HALF}]",
-        "sample[0].count: not yet: a simple sample by",
-    ),
     ("id: impression_id\n", "id: impression_id\n  match: last\n", "input.match: not yet"),
     ("id: impression_id\n", "id: impression_id\n  registry: x\n", "input.registry: not yet: a schema registry"),
     ("type: int", "type: int, corrections: 7d", "targets.clicked.corrections: not yet"),
