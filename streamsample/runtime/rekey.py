@@ -17,11 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from streamsample.gather import packed
 from streamsample.hashing import hash64_of_integers
 from streamsample.kafka.partitioner import partitions_of
 from streamsample.labels import Watermark
 from streamsample.labels.watermark import MIN
-from streamsample.records import Int32s, Int64s, RecordBatch, TopicPartition
+from streamsample.records import Int32s, Int64s, RecordBatch, Spans, TopicPartition
 from streamsample.runtime.blocks import Progress, blocks_of, encode_progress, encode_records, record_bytes
 from streamsample.runtime.exchange import Message
 from streamsample.runtime.in_order import InOrder
@@ -116,10 +117,11 @@ class Sender:
         return timeout + (silent - timeout) // step * step
 
     def _pack(self) -> None:
-        """Make blocks of what was collected: for each task one of each batch, or more if they are large."""
+        """Make blocks of what was collected: for each task and source one, or more if they are large."""
         for topic, parts in self._collected.items():
             internal = self._layout.plan.job.rekeyed_topic(topic)
-            for part in parts:
+            for source in sorted({part.source for part in parts}):
+                part = _as_one([each for each in parts if each.source == source])
                 order = np.argsort(part.to.astype(np.uint16), kind="stable")
                 rows = part.rows[order]
                 bounds = np.searchsorted(part.to[order], np.arange(self._layout.tasks + 1))
@@ -132,6 +134,24 @@ class Sender:
         for piece in np.split(rows, np.flatnonzero(np.diff(filled)) + 1):
             value = encode_records(self._layout.plan.job.state_shape, part.source, part.batch, piece)
             self._messages.append(Message(to, value.tobytes(), internal))
+
+
+def _as_one(parts: list[_Collected]) -> _Collected:
+    """All of these, which are of one source and one partition: many small ones would make many small blocks."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def together(column: str) -> Spans:
+        taken = [getattr(part.batch, column).take(part.rows) for part in parts]
+        return Spans.concat([packed(each.buffer, each.start, each.size) for each in taken])
+
+    first, last = parts[0], parts[-1]
+    offsets = np.concatenate([part.batch.offsets[part.rows] for part in parts])
+    timestamps = np.concatenate([part.batch.timestamps[part.rows] for part in parts])
+    keys, values, headers = together("keys"), together("values"), together("headers")
+    topic, partition, end = first.batch.topic, first.batch.partition, last.batch.next_offset
+    whole = RecordBatch(topic, partition, offsets, timestamps, keys, values, headers, end)
+    return _Collected(first.source, whole, np.arange(len(offsets)), np.concatenate([part.to for part in parts]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka.partitioner.default import murmur2
 
 from streamsample.errors import StateError
 from streamsample.formats.json_values import JsonProjector
 from streamsample.records import RecordBatch, Spans
 from streamsample.runtime.blocks import Progress, blocks_of, encode_progress, encode_records
 from streamsample.runtime.in_order import InOrder
+from streamsample.runtime.layout import Layout
+from streamsample.runtime.plan import plan_of
+from streamsample.runtime.rekey import Sender
 from streamsample.runtime.source import Events, Source
+from tests.acceptance.timelines import job_of, job_tree
 
 SHAPE = "shape"
 SOURCE = Source("p", "input", JsonProjector([]), None, None, max_future_ms=0)
@@ -142,3 +149,50 @@ def test_what_is_held_is_read_again_and_what_was_given_out_is_not() -> None:
     assert order_of(list(again.release(135))).keys() == {b"b"}
     assert again.begins_at(3) == 2
     assert order_of(list(itertools.chain(again.release(999)))).keys() == {b"d"}
+
+
+def test_what_is_collected_until_a_commit_is_one_block_for_each_task() -> None:
+    """Though it came little by little; and progress is told once, to all tasks."""
+    tree = job_tree("job", {"feedback.clicks.rekey": True})
+    plan = plan_of(job_of(tree))
+    layout = Layout(plan, 3, {"job.clicked": 2})
+    sender, ids = Sender(layout, 1, 1 << 20, {}), [f"p{number}" for number in range(40)]
+    source = plan.sources["job.clicked"][0]
+    for number, identity in enumerate(ids):
+        value = json.dumps({"id": identity, "event": str(number), "at": 1000 + number}).encode()
+        batch = RecordBatch(
+            *("job.clicked", 1, np.array([number]), np.array([5]), Spans.of([b"k"]), Spans.of([value])),
+            *(Spans.nulls(1), number + 1),
+        )
+        events = source.read(batch, 2**50)
+        assert sender.take(0, events) is None
+        sender.watermark.on_read(batch.source, int(events.times[0]), batch.next_offset, 0)
+    assert sender.take_messages() == []
+    assert sender.tell({"job.clicked": 40}, {"job.clicked": -5})
+    assert not sender.tell({"job.clicked": 40}, {"job.clicked": -5})
+    messages = sender.take_messages()
+    assert [each.to for each in messages] == [0, 1, 2, 0, 1, 2]
+    assert {each.topic for each in messages} == {"job.rekeyed.job.clicked"}
+    found = [next(blocks_of(message(each.value), "job.clicked", plan.job.state_shape)) for each in messages]
+    assert [block.head.progress for block in found[3:]] == [Progress(1039, 0, -5)] * 3
+    for to, block in enumerate(found[:3]):
+        assert block.records is not None
+        mine = [number for number, each in enumerate(ids) if (murmur2(each.encode()) & 0x7FFFFFFF) % 3 == to]
+        assert block.records.offsets.tolist() == mine
+        assert [json.loads(value or b"")["id"] for value in block.records.values.to_list()] == [ids[at] for at in mine]
+        assert set(block.records.keys.to_list()) == {b"k"}
+
+
+def test_a_record_too_large_for_a_message_is_refused() -> None:
+    plan = plan_of(job_of(job_tree("job", {"feedback.clicks.rekey": True})))
+    sender = Sender(Layout(plan, 2, {"job.clicked": 1}), 0, 4_000, {})
+    values = [json.dumps({"id": "a", "event": "x" * size, "at": 1}).encode() for size in (10, 2_000)]
+    batch = batch_of([None, None], [1, 1])
+    events = plan.sources["job.clicked"][0].read(replace(batch, topic="job.clicked", values=Spans.of(values)), 2**50)
+    refused = sender.take(0, events)
+    assert refused is not None
+    assert (refused.rows.tolist(), refused.stage, refused.reason) == ([1], "identify", "too_large")
+    sender.tell({"job.clicked": 2}, {"job.clicked": 0})
+    [block] = blocks_of(message(sender.take_messages()[0].value), "job.clicked", plan.job.state_shape)
+    assert block.records is not None
+    assert block.records.values.to_list() == values[:1]
