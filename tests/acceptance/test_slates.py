@@ -17,6 +17,7 @@ from tests.acceptance.slates import CHANGES, Two, one_each, slates
 from tests.acceptance.timelines import T0, OneTask
 
 SEED = 5
+FRONTIER = {"frontier_max": 1_000}
 BY_KIND = {"by": "items.kind", "strata": ["tent", "boot"], "seed": SEED, "k": 3, "window": "10s"}
 BEFORE_LABELS: list[dict[str, Any]] = [
     {},
@@ -39,6 +40,7 @@ WITHOUT_LABELS: list[dict[str, Any]] = [
     {"sample": {"design": "stratified", **BY_KIND, "k": 20, "allocation": "neyman", "of": "items.price"}},
     {"sample": {"design": "reservoir", "k": 7, "records": 50}},
     {"sample": [{"design": "simple", "rate": 0.5, "unit": "request"}, {"design": "reservoir", **BY_KIND}]},
+    {"sample": {"design": "snowball", "from": "user", "to": "items.id", "seeds": ["u1", "u2"], "hops": 2, **FRONTIER}},
     {"sample": {"design": "simple", "count": 20, "window": "5s", "first_rate": 0.5}},
     {"samples": {"all": {"design": "simple", "rate": 0.5}, "few": {"design": "reservoir", **BY_KIND}}},
 ]

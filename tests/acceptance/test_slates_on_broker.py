@@ -14,6 +14,8 @@ from streamsample.sampling import StratifiedRate
 from streamsample.testing.values import record_reader
 from tests.acceptance.cluster import MakeJob, OnBroker, Raw
 from tests.acceptance.slates import CHANGES, SLATE, Value, clicks, slates
+from tests.acceptance.test_backfill import backfill, in_range
+from tests.acceptance.test_backfill import written as records_of
 from tests.acceptance.test_verify import verdicts
 from tests.acceptance.timelines import T0, avro
 from tests.acceptance.windows import GLOBAL
@@ -96,6 +98,19 @@ def test_a18_workers_label_the_elements_of_slates_and_verify_derives_their_draws
     twice = sum(sampled(value["request"], item) for value in values for item in value["items"] or [] if item["id"])
     assert verdict.equal == len(wanted)
     assert verdict.pending == verdict.derived - len(wanted) == twice - len(wanted)  # an item that a list holds twice
+
+
+def test_a8_a_backfill_of_slates_writes_what_the_live_job_wrote_of_its_range(make_job: MakeJob) -> None:
+    job = make_job({**CHANGES, "split": {"by": "items.kind", "train": 0.5, "test": 0.5}}, partitions=2)
+    values = slates(600, 4, every_ms=300)
+    job.write("shown", written(values))
+    job.write("clicked", written(clicks(values, 4)))
+    the_end(job)
+    job.run()
+    backfill(job, "again")
+    again = records_of(job, "again")
+    assert again == in_range(job)
+    assert len(again) > 200
 
 
 def test_b4_windows_of_slates_over_all_partitions_are_derived_again_without_what_came_late(make_job: MakeJob) -> None:
