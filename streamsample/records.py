@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,16 @@ Bools: TypeAlias = NDArray[np.bool_]
 
 NULL = -1
 """The size of a null span. An empty byte string has size 0."""
+
+
+_Element = TypeVar("_Element", bound=np.generic)
+
+
+def pick(column: NDArray[_Element], rows: Int64s) -> NDArray[_Element]:
+    """The elements of a column, [n], at `rows`, ascending and without repetition: the column itself if it is all of
+    them.
+    """
+    return column if len(rows) == len(column) else column[rows]
 
 
 class TopicPartition(NamedTuple):
@@ -52,6 +62,10 @@ class Spans:
     def take(self, rows: Int64s | Bools) -> Spans:
         """The elements at `rows` (indices or a mask), over the same buffer."""
         return Spans(self.buffer, self.start[rows], self.size[rows])
+
+    def pick(self, rows: Int64s) -> Spans:
+        """The elements at `rows`, ascending and without repetition: these spans themselves if it is all of them."""
+        return self if len(rows) == len(self) else self.take(rows)
 
     def __getitem__(self, row: int) -> bytes | None:
         size = int(self.size[row])

@@ -41,7 +41,7 @@ class Units:
 
     def unit_of(self, projection: Projection, rows: Int64s, ids: Spans) -> Spans:
         """The sampling units of m rows; null where the field is null."""
-        return ids if self.unit is None else projection.text(self.unit).take(rows)
+        return ids if self.unit is None else projection.text(self.unit).pick(rows)
 
     @property
     def several(self) -> bool:
@@ -55,7 +55,7 @@ class Units:
             return stratum.take(strongest(record, self.rate_of(stratum), stratum))
         if self.several or not self.by:
             return None
-        return stratum_of([projection.text(path).take(rows) for path in self.by])
+        return stratum_of([projection.text(path).pick(rows) for path in self.by])
 
     def strata_of(self, projection: Projection, rows: Int64s) -> tuple[Int64s, Spans]:
         """All strata of m rows: of each pair the row's index in `rows`, ascending, and the stratum, null where a field

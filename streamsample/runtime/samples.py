@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from streamsample.hashing import hash64
 from streamsample.labels import PayloadSpace
-from streamsample.records import Bools, Int32s, Int64s, Spans
+from streamsample.records import Bools, Int32s, Int64s, Spans, pick
 from streamsample.runtime.audit import Audit
 from streamsample.runtime.composed import Said, given, packed, passed_before, unpacked
 from streamsample.runtime.draws import Draw, Place, Units, WindowDraw
@@ -386,7 +386,7 @@ class Samples:
         if draw.settings.law == "first":
             code = np.full(len(unit), -1, np.int32)
             if shown.stratum is not None and declared:
-                code = DeclaredStrata(declared).codes(shown.stratum, hash64(shown.stratum, 0))
+                code = DeclaredStrata(declared).codes(shown.stratum)
             audit.shown(called, declared, code, unit)
             return
         if sample.sharing[-1] not in sample.sharing[:-1]:  # else those before have cut it

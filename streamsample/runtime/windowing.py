@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamsample.records import Bools, Float64s, Int64s, Spans
+from streamsample.records import Bools, Float64s, Int64s, Spans, pick
 from streamsample.runtime.computed import called
 from streamsample.runtime.draws import Ratio, WindowDraw
 from streamsample.runtime.source import Events
@@ -83,13 +83,13 @@ def offered(
     values: tuple[Float64s, ...] = (weight,) if draw.settings.replacement else ()
     if draw.of is not None:
         values = (of := _numbers(events, draw.of), of * of)
-    offsets = events.batch.offsets[events.rows]
+    offsets = pick(events.batch.offsets, events.rows)
     return Offered(partition, offsets, events.index, events.times, unit, weight, stratum, events.ids, values)
 
 
 def _numbers(events: Events, path: str) -> Float64s:
-    return events.projection.number(path).values[events.rows].astype(np.float64)
+    return pick(events.projection.number(path).values, events.rows).astype(np.float64, copy=False)
 
 
 def _known(events: Events, path: str) -> Bools:
-    return events.projection.number(path).valid[events.rows]
+    return pick(events.projection.number(path).valid, events.rows)

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from numba import types
-from numpy.typing import NDArray
 
-from streamsample.hashing import hash64
-from streamsample.kernels import I32, I32_OUT, I64, U8, U64, kernel
+from streamsample.hashing import hash64, xxh64
+from streamsample.kernels import I32, I32_OUT, I64, U8, U64, borrow, kernel
 from streamsample.records import Int32s, Spans
 
+_REMEMBERED = 64
+"""Places of strata, a power of two."""
 
 class DeclaredStrata:
     """Find the declared strata by their names."""
@@ -28,16 +29,16 @@ class DeclaredStrata:
         self._table = np.full(2 << len(self.names).bit_length(), -1, np.int32)
         _fill(hash64(self._spans, 0), self._table)
 
-    def codes(self, stratum: Spans, hashes: NDArray[np.uint64] | None = None) -> Int32s:
-        """The index of each of n strata among `names`, -1 for any other. int32[n]. hashes: XXH64 of each, seed 0."""
-        code = np.full(len(stratum), -1, np.int32)
-        if self.names and len(stratum):
-            names = self._spans
-            _find(
-                *(stratum.buffer, stratum.start, stratum.size, hash64(stratum, 0) if hashes is None else hashes),
-                *(names.buffer, names.start, names.size, self._table),
-                code,
-            )
+    def codes(self, stratum: Spans, others: int = 0) -> Int32s:
+        """The index of each of n strata (no nulls) among `names`, int32[n]. Any other has -1, or with `others` > 0 a
+        number behind the names, by its hash.
+        """
+        names, code = self._spans, np.empty(len(stratum), np.int32)
+        _find(
+            *(stratum.buffer, stratum.start, stratum.size),
+            *(names.buffer, names.start, names.size, self._table),
+            *(others, code),
+        )
         return code
 
 
@@ -56,15 +57,10 @@ class Places:
 
     def of(self, stratum: Spans) -> Int32s:
         """The place of each of n strata (no nulls), int32[n]. Raises ValueError for one that has none."""
-        hashes = hash64(stratum, 0)
-        place = self._declared.codes(stratum, hashes)
-        unknown = np.flatnonzero(place < 0)
-        if len(unknown):
-            if not self.others:
-                name = stratum[int(unknown[0])]
-                raise ValueError(f"stratum {name!r} at index {unknown[0]} is not declared, and there are no others")
-            shared = hashes[unknown] % np.uint64(self.others)
-            place[unknown] = len(self._declared.names) + shared.astype(np.int32)
+        place = self._declared.codes(stratum, self.others)
+        if not self.others and len(place) and place.min() < 0:
+            unknown = int(np.argmin(place))
+            raise ValueError(f"stratum {stratum[unknown]!r} at index {unknown} is not declared, and there are no others")
         return place
 
 
@@ -79,19 +75,33 @@ def _fill(hashes, table):  # type: ignore[no-untyped-def]
         table[at] = code
 
 
-@kernel(types.void(U8, I64, I32, U64, U8, I64, I32, I32, I32_OUT))
-def _find(buffer, start, size, hashes, t_buffer, t_start, t_size, table, code):  # type: ignore[no-untyped-def]
-    """The code of each element, or -1; equal means equal bytes, not equal hashes."""
+@kernel(types.void(U8, I64, I32, U8, I64, I32, I32, types.int64, I32_OUT))
+def _find(buffer, start, size, t_buffer, t_start, t_size, table, others, code):  # type: ignore[no-untyped-def]
+    """The code of each element; equal means equal bytes, not equal hashes.
+
+    The symbols of an enum lie in few places, so what was found of a place is remembered.
+    """
     mask = np.uint64(len(table) - 1)
+    known = np.full(_REMEMBERED, -1, np.int64)
+    known_size, known_code = np.empty(_REMEMBERED, np.int32), np.empty(_REMEMBERED, np.int32)
+    held = borrow(buffer)
     for row in range(len(start)):
-        at = hashes[row] & mask
+        slot = start[row] & (_REMEMBERED - 1)
+        if known[slot] == start[row] and known_size[slot] == size[row]:
+            code[row] = known_code[slot]
+            continue
+        hashed = xxh64(held, start[row], max(size[row], 0), np.uint64(0))
+        found = -1 if others == 0 else np.int32(len(t_start)) + np.int32(hashed % np.uint64(others))
+        at = hashed & mask
         while table[at] >= 0:
-            found = table[at]
-            if t_size[found] == size[row]:
+            name = table[at]
+            if t_size[name] == size[row]:
                 i = 0
-                while i < size[row] and buffer[start[row] + i] == t_buffer[t_start[found] + i]:
+                while i < size[row] and buffer[start[row] + i] == t_buffer[t_start[name] + i]:
                     i += 1
                 if i == size[row]:
-                    code[row] = found
+                    found = name
                     break
             at = (at + np.uint64(1)) & mask
+        code[row] = found
+        known[slot], known_size[slot], known_code[slot] = start[row], size[row], found

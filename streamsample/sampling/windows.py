@@ -28,6 +28,7 @@ from streamsample.sampling.strata import Places
 from streamsample.sampling.totals import WORDS, add_exactly, carry
 from streamsample.sampling.window_columns import Details, GroupColumns, Offered, WindowPart, WindowSettings
 from streamsample.sampling.window_delta import WindowDelta
+from streamsample.sampling.window_kernels import count_pairs, look_up
 
 if TYPE_CHECKING:
     from streamsample.sampling.draws import Draws
@@ -167,7 +168,7 @@ class WindowedSample:
         groups = GroupColumns.concat([part.groups for part in parts])
         newest, number = self._newest(groups)
         open_groups = groups.take(newest)
-        group = self._groups(open_groups.window, open_groups.place)
+        group, _, _ = self._groups(open_groups.window, open_groups.place)
         self._n[group] = open_groups.n
         for sums, words in zip(self._sums, np.hsplit(open_groups.sums, len(self._sums) or 1), strict=False):
             sums[group] = words
@@ -213,7 +214,7 @@ class WindowedSample:
 
     def _unite(self, window: Int64s, groups: GroupColumns, candidates: NDArray[np.void]) -> None:
         """Add what was held of groups to those of `window` and the same places; each comes once."""
-        group = self._groups(window, groups.place)
+        group, _, _ = self._groups(window, groups.place)
         self._n[group] += groups.n
         for sums, more in zip(self._sums, np.hsplit(groups.sums, len(self._sums) or 1), strict=False):
             sums[group] += more
@@ -229,8 +230,8 @@ class WindowedSample:
                 rows = _once_each(offered.positions(np.arange(len(place))), place, len(self._places))
                 offered, window, place = offered.take(rows), window[rows], place[rows]
                 of_all, details = details, lambda some: of_all(rows[some])
-        group = self._groups(window, place)
-        self._n += np.bincount(group, minlength=len(self._n))
+        group, met, count = self._groups(window, place)
+        self._n[met] += count
         for value, sums in zip(offered.values, self._sums, strict=True):
             add_exactly(value, group, sums)
         unit, weight = offered.unit, offered.weight
@@ -302,23 +303,26 @@ class WindowedSample:
 
     # -- groups -----------------------------------------------------------------------------------
 
-    def _groups(self, window: Int64s, place: Int32s) -> Int32s:
-        """The group of each window and place, made where it is missing. int32[n]."""
+    def _groups(self, window: Int64s, place: Int32s) -> tuple[Int32s, Int32s, Int64s]:
+        """The group of each of n windows and places, int32[n], made where it is missing; and which groups these are,
+        int32[g], each how often, int64[g].
+        """
         if not len(window):
-            return np.empty(0, np.int32)
+            return np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64)
         places = 1 if self._places is None else len(self._places)
         low = int(window.min())
         most = (int(window.max()) - low + 1) * places
         if most < 4 * len(window) + 65_536:
-            code = (window - low) * places + place
-            met = np.flatnonzero(np.bincount(code, minlength=most))
-            table = np.zeros(most, np.int32)
-            table[met] = self._of_pairs(low + met // places, met % places)
-            found: Int32s = table[code]
-            return found
+            counts, table, group = np.zeros(most, np.int64), np.empty(most, np.int32), np.empty(len(window), np.int32)
+            count_pairs(window, place, low, places, counts)
+            met = np.flatnonzero(counts)
+            table[met] = groups = self._of_pairs(low + met // places, met % places)
+            look_up(window, place, low, places, table, group)
+            return group, groups, counts[met]
         windows, number = np.unique(window, return_inverse=True)
-        met, inverse = np.unique(number * places + place, return_inverse=True)
-        return self._of_pairs(windows[met // places], met % places)[inverse]
+        met, inverse, count = np.unique(number * places + place, return_inverse=True, return_counts=True)
+        groups = self._of_pairs(windows[met // places], met % places)
+        return groups[inverse], groups, count
 
     def _of_pairs(self, windows: Int64s, places: Int64s) -> Int32s:
         pairs = list(zip(windows.tolist(), places.tolist(), strict=True))
