@@ -1,9 +1,16 @@
-"""Whole jobs that draw reservoirs per window and stratum, exactly once, beside a loop with heaps."""
+"""Whole jobs that draw reservoirs per window and stratum, exactly once, beside a loop with heaps.
+
+What is published of the engines are rates in the middle of a topic without an end. A job that reads a topic to its end
+takes some 0.5 s more, however long the topic is, until it has asked how far the partitions are, has told the windows'
+owners, has committed and has left its group. All of that is in the figures here, so three times the records are read,
+to be fair to what is measured.
+"""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.jobs import Work, run_to_the_end, sampling_job
@@ -35,7 +42,8 @@ _SAMPLES = {
 
 
 def measure(settings: Settings) -> list[Figure]:
-    """The jobs read `records`, the loop a part of them."""
+    """The jobs read three times `records`, the loop a part of them."""
+    settings = replace(settings, records=3 * settings.records)
     settings.say(f"windows: writing {settings.records:,} records")
     call(
         "data:write_impressions",

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -38,7 +38,8 @@ from streamsample.errors import (
     TopicError,
 )
 from streamsample.kafka.assignor import TaskAssignor
-from streamsample.kafka.fetcher import Fetched, LibraryConsumer
+from streamsample.kafka.decoder import Decoder
+from streamsample.kafka.fetcher import LibraryConsumer
 from streamsample.kafka.foreign_errors import translate, translated
 from streamsample.kafka.seam import check_consumer_seam
 from streamsample.kafka.transport import FewCopiesClient
@@ -111,9 +112,8 @@ class ColumnarConsumer:
         self._timeout_ms = request_timeout_ms
         self._assignor = TaskAssignor()
         self._notes = _Notes(self._on_assigned, self._hold, self._assignor.forget)
-        self._waiting: deque[Fetched] = deque()
+        self._decoder = Decoder(self._limits.decoded)
         self._positions: dict[TopicPartition, int] = {}
-        self._broken: dict[TopicPartition, StreamsampleError] = {}
         defaults = {
             "client_id": client_id,
             "session_timeout_ms": session_timeout_ms,
@@ -216,7 +216,7 @@ class ColumnarConsumer:
             except kafka_errors.KafkaError as error:
                 raise translate(error, "reading") from error
             except CorruptRecordError as error:
-                self._broken[TopicPartition(error.topic, error.partition)] = error
+                self._decoder.broken[TopicPartition(error.topic, error.partition)] = error
                 raise
             if batches or self._notes.pending or time.monotonic() >= deadline:
                 return batches
@@ -227,48 +227,36 @@ class ColumnarConsumer:
         self._library.coordinate(min(timeout_ms, _JOIN_MS))  # a join that takes longer goes on while we read
         if self._notes.pending:
             return []
+        if self._decoder.empty:  # so that more is there to be decoded while the rest is worked on
+            with suppress(kafka_errors.KafkaError, CorruptRecordError):  # comes again once the rest is given out
+                self._fetch(0)
         batches = self._decode()
         if batches:
             return batches
         left_ms = max(timeout_ms - (time.monotonic() - began) * 1000, 0.0)
-        fetched, idle = self._library.fetch(left_ms)
-        for several in fetched.values():
-            self._waiting.extend(several)
+        idle = self._fetch(left_ms)
         left_ms = timeout_ms - (time.monotonic() - began) * 1000
-        if idle and not self._waiting and left_ms > 0:
+        if idle and self._decoder.empty and left_ms > 0:
             time.sleep(min(left_ms, _IDLE_MS) / 1000)  # nothing is assigned, or all is paused
         return self._decode()
 
+    def _fetch(self, timeout_ms: float) -> bool:
+        """Hand what has come to the decoder. Whether there was nothing to wait for."""
+        fetched, idle = self._library.fetch(timeout_ms)
+        for several in fetched.values():
+            self._decoder.add(several)
+        return idle
+
     def _decode(self) -> list[RecordBatch]:
-        """Decode what was fetched, up to the limit; what belongs to paused partitions waits."""
-        batches: list[RecordBatch] = []
-        paused = self._library.paused() if self._waiting else set()
-        parked: list[Fetched] = []
-        budget = self._limits.decoded
-        while self._waiting and budget > 0:
-            fetched = self._waiting.popleft()
-            source = TopicPartition(fetched.topic, fetched.partition)
-            if source in self._broken:
-                continue
-            if KafkaTopicPartition(*source) in paused:
-                parked.append(fetched)
-                continue
-            try:
-                batch = fetched.take(budget)
-            except CorruptRecordError as error:
-                self._broken[source] = error
-                continue
-            budget -= max(len(batch.values.buffer), 1)
-            self._positions[source] = batch.next_offset
-            batches.append(batch)
-            if not fetched.exhausted:
-                self._waiting.appendleft(fetched)
-        self._waiting.extendleft(reversed(parked))
+        """What was fetched, up to the limit; what belongs to paused partitions waits."""
+        batches = self._decoder.take({TopicPartition(*each) for each in self._library.paused()})
+        for batch in batches:
+            self._positions[batch.source] = batch.next_offset
         return batches
 
     def _raise_broken(self) -> None:
-        for source in sorted(self._broken):
-            raise self._broken[source]
+        for source in sorted(self._decoder.broken):
+            raise self._decoder.broken[source]
 
     def _out_of_range(self, error: kafka_errors.OffsetOutOfRangeError) -> StreamsampleError:
         (partition, offset), *_ = error.args[0].items()
@@ -285,7 +273,7 @@ class ColumnarConsumer:
                 f"{source}@{offset}: not a position of the log, which now goes from {start} to {end}",
                 remedy="if the topic was deleted and made anew, reset the job",
             )
-        self._broken[source] = found
+        self._decoder.broken[source] = found
         return found
 
     # Positions
@@ -327,7 +315,7 @@ class ColumnarConsumer:
         return (
             position is not None
             and fetcher.high_watermarks.get(foreign) == position == fetcher.confirmed.get(foreign)
-            and partition not in self._broken
+            and partition not in self._decoder.broken
             and foreign in self._library.assignment()
             and foreign not in self._library.paused()
         )
@@ -404,6 +392,7 @@ class ColumnarConsumer:
 
     def close(self) -> None:
         """Leave the group and close the connections."""
+        self._decoder.close()
         with translated("closing the consumer"):
             self._library.close(autocommit=False, timeout_ms=_CLOSE_MS)
 
@@ -432,9 +421,8 @@ class ColumnarConsumer:
 
     def _drop(self, partition: TopicPartition) -> None:
         self._positions.pop(partition, None)
-        self._broken.pop(partition, None)
         self._library.fetcher.forget(KafkaTopicPartition(*partition))
-        self._waiting = deque(each for each in self._waiting if (each.topic, each.partition) != partition)
+        self._decoder.forget(partition)
 
     def _on_assigned(self, partitions: Iterable[Any]) -> None:
         self._library.pause(*partitions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """See mallopt(3)."""
 _KEPT_BYTES = 128 << 20
 _LARGEST_BYTES = (64 << 20, 32 << 20)
@@ -15,11 +15,11 @@ def keep_freed_memory() -> bool:
     """Let the C library keep what is freed, up to 128 MiB, for what comes next. False if it is not glibc.
 
     glibc gives pieces of many MiB back to the kernel as soon as they are freed, and the next batch's have to be mapped
-    and zeroed page by page: a third of the CPU time of consuming. One arena for all threads, for those of their own
-    keep no large pieces.
+    and zeroed page by page: a third of the CPU time of consuming. Each thread keeps its own: with one arena for all of
+    them, pieces of many sizes would cut up each other's room.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
     largest = any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_BYTES)
-    return bool(largest and mallopt(_TRIM_THRESHOLD, _KEPT_BYTES) and mallopt(_ARENA_MAX, 1))
+    return bool(largest and mallopt(_TRIM_THRESHOLD, _KEPT_BYTES))

@@ -156,7 +156,8 @@ class Plan:
     @property
     def exchange(self) -> str | None:
         """The internal topic in which the tasks tell each other what they held of windows; None if they need not."""
-        return self.job.windows_topic if self.job.exchanges_windows else None
+        exchanged = any(each.windows is not None and each.windows.exchanged for each in self.samples)
+        return self.job.windows_topic if exchanged else None
 
     @property
     def reads(self) -> tuple[str, ...]:

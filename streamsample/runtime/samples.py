@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamsample.hashing import hash64
+from streamsample.kernels import load_imported
 from streamsample.labels import PayloadSpace
-from streamsample.records import Bools, Int32s, Int64s, Spans, pick
+from streamsample.records import Bools, Int32s, Int64s, Spans
 from streamsample.runtime.audit import Audit
 from streamsample.runtime.composed import Said, given, packed, passed_before, unpacked
 from streamsample.runtime.draws import Draw, Place, Units, WindowDraw
@@ -108,6 +109,7 @@ class Samples:
         # Imported here: its kernels are compiled only for jobs that need them.
         from streamsample.runtime.window_step import WindowSteps
 
+        load_imported()
         mail = Mail(self._plan.job.state_shape, schemas, self._settings.exchange_bytes_max)
         return WindowSteps(draws, self._owner.partition, self._settings.partitions, mail)
 

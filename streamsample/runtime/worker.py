@@ -40,8 +40,8 @@ from streamsample.runtime.trimming import Trimmer
 
 log = logging.getLogger(__name__)
 
-_FETCH = FetchLimits(decoded=24 << 20)
-"""Little enough that a turn is short against a transaction's time limit, also on a slow machine."""
+_FETCH = FetchLimits(decoded=12 << 20)
+"""Little enough that a turn is short against a transaction's time limit, also on a slow machine. As much lies ahead."""
 _POLL_MS = 50
 _REST_POLL_MS = 500
 _RESTORE_POLL_MS = 20

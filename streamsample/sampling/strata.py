@@ -18,6 +18,7 @@ from streamsample.records import Int32s, Spans
 _REMEMBERED = 64
 """Places of strata, a power of two."""
 
+
 class DeclaredStrata:
     """Find the declared strata by their names."""
 
@@ -60,7 +61,9 @@ class Places:
         place = self._declared.codes(stratum, self.others)
         if not self.others and len(place) and place.min() < 0:
             unknown = int(np.argmin(place))
-            raise ValueError(f"stratum {stratum[unknown]!r} at index {unknown} is not declared, and there are no others")
+            raise ValueError(
+                f"stratum {stratum[unknown]!r} at index {unknown} is not declared, and there are no others"
+            )
         return place
 
 
