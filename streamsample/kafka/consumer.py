@@ -74,8 +74,8 @@ class FetchLimits:
     """How much is fetched and decoded at a time, in bytes.
 
     partition, request: at most of one partition, and in one answer of a broker (a larger single batch still comes).
-    decoded: about how much one `poll` decompresses, and as much again ahead of the next. wait_ms: how long a broker holds back
-    an answer when nothing new is there, and so how long a resumed partition may have to wait.
+    decoded: about how much one `poll` decompresses, and as much again ahead of the next. wait_ms: how long a broker
+    holds back an answer when nothing new is there, and so how long a resumed partition may have to wait.
     """
 
     partition: int = 8 << 20
