@@ -86,7 +86,7 @@ def content(job: Job) -> dict[str, Any]:
 
 
 def shape(job: Job) -> dict[str, Any]:
-    """What shapes the state: how rows are identified and dated, what their payloads are, and one slot per rule.
+    """What shapes the state: how rows are identified and dated, what their payloads are.
 
     A row keeps its features as they will be written, behind them what the sample said, and its part of the split by
     number: so these count too. Not the input's schemas: the state names those of its rows itself, so that new ones can
@@ -101,15 +101,7 @@ def shape(job: Job) -> dict[str, Any]:
         "features": features and {"keep": sorted(features.keep or ()), "drop": sorted(features.drop or ())},
         "sampled": job.sample is not None if not several else sharing(several, job.input.id),
         "parts": list(job.split.shares) if job.split else [],
-        # In the order of the file: rows and slots are counted by it.
-        "feedback": [
-            [name, {**_source(feedback), "refers_to": described(feedback.refers_to)}]
-            for name, feedback in job.feedback.items()
-        ],
-        "targets": [
-            [name, target.type, target.classes, [_read(rule) for rule in target.rules]]
-            for name, target in job.targets.items()
-        ],
+        "joins": bool(job.targets),
         # Their rows and feedback are named by partitions of other numbers.
         **({"rekeyed": sorted(job.rekeyed)} if job.rekeyed else {}),
         # The candidates of an open window are those of this design, and no other's, and of these records.
@@ -120,6 +112,18 @@ def shape(job: Job) -> dict[str, Any]:
         ),
         **({"samples": {**content(job)["samples"], **_where(job.input)}} if job.samples else {}),
     }
+
+
+def parts(job: Job) -> dict[str, str]:
+    """What else must not change under its name, though it may come or go: how feedback is identified and dated, what
+    the values of a target are. By key of the job file, a digest of each.
+    """
+    feedback = {
+        f"feedback.{name}": digest({**_source(item), "refers_to": described(item.refers_to)})
+        for name, item in job.feedback.items()
+    }
+    targets = {f"targets.{name}": digest([target.type, target.classes]) for name, target in job.targets.items()}
+    return {**feedback, **targets}
 
 
 def _stages(job: Job, sample: Sample | tuple[Sample, ...]) -> Any:

@@ -250,8 +250,13 @@ class Job(Section):
 
     @cached_property
     def state_shape(self) -> str:
-        """16 hex digits that change with whatever shapes the state; windows and grace do not."""
+        """16 hex digits that change with whatever shapes the state; windows, rules and grace do not."""
         return identity.digest(identity.shape(self))
+
+    @cached_property
+    def state_parts(self) -> dict[str, str]:
+        """By key of the job file, 16 hex digits of what may come or go, but not change while there is state of it."""
+        return identity.parts(self)
 
     def problems(self) -> Iterator[Problem]:
         yield from name_problems(self)

@@ -7,7 +7,8 @@ Binary form, version 1, little-endian:
     reserved   uint16    0
     meta size  uint32    bytes of the meta block
     meta       JSON      {"watermark", "settled_before", "released_before", "needed_until", "targets": [name...],
-                          "uses": [[key, target, feedback]...], "sources": [[name, feedback]...],
+                          "uses": [[key, target, feedback]...], "known": [[reach, since, until]...], "skew",
+                          "sources": [[name, feedback]...],
                           "columns": [[name, dtype, elements]...]}
     columns    raw       each column's elements, in the order of "columns", without padding
     checksum   uint32    CRC-32C of everything before it
@@ -27,6 +28,7 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from streamsample.errors import StateError
+from streamsample.labels.coverage import Gap, Known
 from streamsample.labels.ledger import Ledger
 from streamsample.records import Int64s, Spans
 
@@ -112,8 +114,8 @@ class Delta:
     watermark, settled_before: every row with `ts < settled_before` has been settled; with `ts < released_before` it can
     give no record any more. needed_until: a restore whose
     watermark is larger needs none of these rows, matches and waiting feedback. targets: their names. uses: of
-    each its key, and the indices of its target and its feedback. sources: name and index of its feedback. The ledger is
-    absolute: the newest delta's counts.
+    each its key, and the indices of its target and its feedback; known: of each what it can know of rows. sources:
+    name and index of its feedback. The ledger is absolute: the newest delta's counts.
     """
 
     watermark: int
@@ -122,6 +124,8 @@ class Delta:
     needed_until: int
     targets: tuple[str, ...]
     uses: tuple[tuple[str, int, int], ...]
+    known: tuple[Known, ...]
+    skew_ms: int
     sources: tuple[tuple[str, int], ...]
     ledger: Ledger
     rows: RowColumns
@@ -160,6 +164,8 @@ def delta_parts(delta: Delta) -> list[bytes | memoryview]:
         "needed_until": delta.needed_until,
         "targets": list(delta.targets),
         "uses": [list(use) for use in delta.uses],
+        "known": [[known.reach_ms, *known.gap] for known in delta.known],
+        "skew": delta.skew_ms,
         "sources": [list(source) for source in delta.sources],
         "columns": [[name, array.dtype.str.lstrip("<|="), len(array)] for name, array in arrays.items()],
     }
@@ -225,6 +231,8 @@ def _decode_body(data: bytes, start: int, meta_size: int, end: int) -> Delta:
         int(meta["needed_until"]),
         targets,
         uses,
+        tuple(Known(int(reach), Gap(int(since), int(until))) for reach, since, until in meta["known"]),
+        int(meta["skew"]),
         tuple((str(name), int(feedback)) for name, feedback in meta["sources"]),
         ledger,
         _group(RowColumns, "rows", arrays),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from streamsample.errors import InvariantError
 from streamsample.kernels import I64, kernel
+from streamsample.labels.coverage import Gap
 from streamsample.labels.join import LabelJoin
 from streamsample.labels.matches import Matches
 from streamsample.labels.originals import Originals
@@ -108,7 +109,7 @@ def image_of(join: LabelJoin) -> Image:
     if join._written or join._rewrites or join._lost or join._rows.take_added() or join._matches.table.counts[LOG]:
         raise InvariantError("an image of a join in the middle of its work", remedy="commit before")
     scalars = [join.watermark, join.settled_before, join.released_before, *join._last_place]
-    image = {"scalars": Column([np.array(scalars, np.int64)])}
+    image = {"scalars": Column([np.array(scalars, np.int64)]), "gaps": Column([np.array(join._gaps, np.int64).reshape(-1)])}
     for name in ("rows", "feedback", "predictions", "labels", "moved"):
         image[f"ledger.{name}"] = Column([getattr(join.ledger, name).reshape(-1)])
     return image | _of_rows(join._rows) | _of_matches(join._matches) | _of_waiting(join._waiting) | _of_agenda(join)
@@ -201,6 +202,7 @@ def take_up(join: LabelJoin, loaded: Loaded, chunks: Sequence[Chunk]) -> None:
         raise InvariantError("an image into a join that is in use", remedy="take it up into a fresh LabelJoin")
     join.watermark, join.settled_before, join.released_before, *place = loaded["scalars"].elements.tolist()
     join._last_place = (place[0], place[1])
+    join._gaps = [Gap(*gap) for gap in loaded["gaps"].elements.reshape(-1, 2).tolist()]
     join._times = join._times_at()
     for name in ("rows", "feedback", "predictions", "labels", "moved"):
         counts = getattr(join.ledger, name)

@@ -29,6 +29,7 @@ from streamsample.labels import ledger as books
 from streamsample.labels import snapshots
 from streamsample.labels.agenda import Agenda, in_order
 from streamsample.labels.choice import rule_table
+from streamsample.labels.coverage import NO_GAP, Coverage, coverage_of
 from streamsample.labels.delta import Delta, RowColumns
 from streamsample.labels.incoming import any_beyond, beyond_limits, side_by_side, uses_of_each
 from streamsample.labels.ledger import Ledger
@@ -79,6 +80,7 @@ class LabelJoin:
         self._uses = [settings.uses_of(feedback) for _, feedback in settings.source_list]
         self._rules = rule_table(settings)
         self._agenda = Agenda(settings) if settings.revises else None
+        self._gaps = [NO_GAP for _ in settings.uses]
         self._written: list[NDArray[Any]] = []
         self._times = self._times_at()
         self._last_place = (-1, -1)
@@ -181,7 +183,7 @@ class LabelJoin:
         A watermark that is not larger than the last one does nothing.
         """
         if watermark <= self.watermark:
-            return self._settle(np.empty(0, np.int64), None)
+            return self._settle(np.empty(0, np.int64), coverage_of(self.settings, None, self._gaps))
         expired = self._waiting.take_expired(max(_NEVER, watermark - self.settings.wait_ms))
         if len(expired):
             self._expire(expired)
@@ -192,27 +194,28 @@ class LabelJoin:
         released = watermark - self.settings.reach_ms - self.settings.corrections_ms
         self.released_before = max(self.released_before, min(before, released))
         self._times = self._times_at()
+        coverage = coverage_of(self.settings, covered_from, self._gaps)
         if self._agenda is None:
-            settled = self._settle(closing, covered_from)
+            settled = self._settle(closing, coverage)
         else:
-            settled = self._revise(self._agenda, closing, settled_before, covered_from)
+            settled = self._revise(self._agenda, closing, settled_before, coverage)
         self._rows.close(before)
         self._rows.release(self.released_before, None if self._agenda is None else self._free_matches)
         self._rows.forget(self._times.dead_before)
         self._matches.shrink()
         return settled
 
-    def _settle(self, closing: Int64s, covered_from: Int64s | None) -> Settled:
-        return build_settled(self.settings, self._rows, self._matches, self._rules, self.ledger, closing, covered_from)
+    def _settle(self, closing: Int64s, coverage: Coverage) -> Settled:
+        return build_settled(self.settings, self._rows, self._matches, self._rules, self.ledger, closing, coverage)
 
-    def _revise(self, agenda: Agenda, closing: Int64s, settled_before: int, covered_from: Int64s | None) -> Settled:
+    def _revise(self, agenda: Agenda, closing: Int64s, settled_before: int, coverage: Coverage) -> Settled:
         """Look at the rows on the agenda and at those that close."""
         times, handles = agenda.take_before(self._now())
         handles = np.concatenate([handles, closing])
         times = np.concatenate([times, self._rows.table.rows["ts"][closing] + self.settings.window_ms])
         held = self._rows.columns(handles)
         times, handles = in_order(times, handles, held.ts, held.offset, held.within)
-        moments = Moments(times, handles, settled_before, covered_from)
+        moments = Moments(times, handles, settled_before, coverage)
         settled = build_revised(self.settings, self._rows, self._matches, self._rules, self.ledger, moments)
         written = np.zeros(len(settled), WRITTEN)
         columns = (settled.offset, settled.ts, settled.revision + 1, settled.index)
@@ -258,16 +261,19 @@ class LabelJoin:
         written, self._written = np.concatenate([np.empty(0, WRITTEN), *self._written]), []
         delta = snapshots.take(
             self.settings, self.ledger, self.watermark, self._times,
-            self._rows, self._matches, self._waiting, written, rewrites,
+            self._rows, self._matches, self._waiting, written, rewrites, self._gaps,
         )  # fmt: skip
         # Not before: the delta would read back what is in a file.
         self._rows.keep_limit()
         return delta
 
-    def restore(self, deltas: Sequence[Delta]) -> None:
+    def restore(self, deltas: Sequence[Delta], read_until: Int64s | None = None) -> None:
         """Rebuild the state from deltas, oldest first, into a fresh join. Raises StateError.
 
-        Targets and feedback are found by name, so windows may have changed and targets may have come or gone.
+        Targets, rules and feedback are found by name, so windows may have changed and targets and rules may have come
+        or gone. read_until: int64[sources], the largest event time that was read of each source, MIN before the first
+        (the default): rows that a new rule or a longer window does not know all feedback of are not labelled by silence
+        (see `coverage`).
         """
         if self.watermark != MIN or self._rows.buckets or len(self._waiting):
             raise InvariantError("restore into a join that is in use", remedy="restore into a fresh LabelJoin")
@@ -282,14 +288,18 @@ class LabelJoin:
             self._restore_rows(merged.columns, merged.payload)
         logged = snapshots.merged_matches(deltas, self.settings)
         handles = snapshots.rows_of(logged, self._rows, self.released_before)
-        logged, handles = logged[handles >= 0], handles[handles >= 0]
+        fits = self._still_fits(logged, handles)
+        logged, handles = logged[fits], handles[fits]
         self._matches.load(self._rows.table.rows, handles, logged)
         snapshots.restore_revisions(deltas, self._rows, self.released_before)
         if self._agenda is not None:
             self._restore_agenda(self._agenda, logged, handles)
         self._restore_waiting(*snapshots.merged_waiting(deltas, self.settings, self._matches.width))
-        open_rows = self.counts().open_rows
-        snapshots.restore_ledger(self.ledger, last, self.settings, open_rows, self._waiting_by_use())
+        self._gaps = snapshots.gaps_after(self.settings, last, self._matches, read_until)
+        ts = merged.columns.ts
+        closed = int(np.count_nonzero((ts >= self.released_before) & (ts < self.settled_before)))
+        waiting = self._waiting_by_use()
+        snapshots.restore_ledger(self.ledger, last, self.settings, self.counts().open_rows, closed, waiting)
         for bucket in self._rows.buckets.values():
             bucket.saved = int(self._rows.table.buckets["rows"][bucket.slot])
         self._waiting.take_fresh()
@@ -469,6 +479,12 @@ class LabelJoin:
         self._rows.close(self.settled_before)
         self._rows.release(self.released_before)
         self._last_place = (int(rows.offset[-1]), int(rows.index[-1]))
+
+    def _still_fits(self, logged: NDArray[Any], handles: Int64s) -> Bools:
+        """Which matched feedback is on a row that may need it, within the windows as they are now."""
+        ts, table = self._rows.table.rows["ts"][handles], self._matches.table
+        inside = logged["ts"] - ts <= table.reach[logged["use"]]
+        return np.asarray((handles >= 0) & inside & (logged["at"] - ts <= table.until[logged["use"]]))
 
     def _restore_agenda(self, agenda: Agenda, logged: NDArray[Any], handles: Int64s) -> None:
         table = self._rows.table.rows

@@ -17,13 +17,14 @@ from streamsample.gather import packed
 from streamsample.kernels import B1, I8_OUT, I32_OUT, I64, borrow, kernel
 from streamsample.labels import ledger as books
 from streamsample.labels.choice import certain_after, choose
+from streamsample.labels.coverage import Coverage
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.matches import Matches, count_matches
 from streamsample.labels.results import CORRECT, EARLY, FINAL, RETRACT, FeedbackUsed, Settled, TargetColumns
 from streamsample.labels.rows import Rows
 from streamsample.labels.segments import packed_addresses
 from streamsample.labels.settings import JoinSettings
-from streamsample.labels.settle import covered_since, room_for_choice, room_for_use
+from streamsample.labels.settle import room_for_choice, room_for_use
 from streamsample.labels.tables import OPEN_ROWS, ROW_TABLE, ChosenOut, RuleTable, UsedOut
 from streamsample.records import Bools, Int64s
 
@@ -60,7 +61,7 @@ class Moments:
     times: Int64s
     handles: Int64s
     settled_before: int
-    covered_from: Int64s | None
+    coverage: Coverage
 
 
 def build_revised(
@@ -128,7 +129,7 @@ def _label(
     closed = (ts < moments.settled_before) | (times >= ts + target.window_ms)
     certain = given & (times >= ts + np.append(certain_after(settings), 0)[use])
     done = closed | (certain & target.early)
-    covered = ts >= covered_since(settings, number, moments.covered_from)
+    covered = moments.coverage.of(number, ts)
     explicit = given & (done | target.early)
     silent = done & ~given & covered
     kinds = np.array([*(each.feedback for each in settings.uses), -1], np.int16)

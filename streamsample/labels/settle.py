@@ -7,6 +7,7 @@ import numpy as np
 from streamsample.gather import packed
 from streamsample.labels import ledger as books
 from streamsample.labels.choice import choose
+from streamsample.labels.coverage import Coverage
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.matches import Matches
 from streamsample.labels.results import FINAL, FeedbackUsed, Settled, TargetColumns
@@ -26,7 +27,7 @@ def build_settled(
     rules: RuleTable,
     ledger: Ledger,
     handles: Int64s,
-    covered_from: Int64s | None,
+    coverage: Coverage,
 ) -> Settled:
     """Label the rows that close, book them, free their matched feedback."""
     count, targets = len(handles), len(settings.targets)
@@ -35,7 +36,7 @@ def build_settled(
     used = room_for_use(count, matches.held)
     total = choose(rows.table, matches.table, rules, handles, np.full(count, _ALWAYS), True, chosen, used)
     rows.table.counts[OPEN_ROWS] -= count
-    columns = [_label(settings, ledger, number, held.ts, chosen, covered_from) for number in range(targets)]
+    columns = [_label(settings, ledger, number, held.ts, chosen, coverage) for number in range(targets)]
     keep: Bools = np.logical_or.reduce([column.settled for column in columns])
     first, payload_place, payload_size = used.first, held.payload, held.payload_size
     if not keep.all():
@@ -87,15 +88,14 @@ def room_for_use(rows: int, most: int) -> UsedOut:
 
 
 def _label(
-    settings: JoinSettings, ledger: Ledger, number: int, ts: Int64s, chosen: ChosenOut, covered_from: Int64s | None
+    settings: JoinSettings, ledger: Ledger, number: int, ts: Int64s, chosen: ChosenOut, coverage: Coverage
 ) -> TargetColumns:
     """One target's labels of all closing rows."""
     target, count = settings.targets[number], len(ts)
     mine = slice(number * count, (number + 1) * count)
     use, bits = chosen.use[mine], chosen.bits[mine]
     explicit: Bools = use >= 0
-    since = covered_since(settings, number, covered_from)
-    covered: Bools = np.ones(count, np.bool_) if not count or ts.min() >= since else explicit | (ts >= since)
+    covered = explicit | coverage.of(number, ts)
     given, labelled = int(np.count_nonzero(explicit)), int(np.count_nonzero(covered))
     settled = explicit if target.if_silent == "drop" else covered
     valid = covered if target.if_silent == "value" else explicit
@@ -112,15 +112,6 @@ def _label(
     kind = np.full(count, -1, np.int16)
     kind[given_at] = np.array([use.feedback for use in settings.uses], np.int16)[by]
     return TargetColumns(bits, valid, settled, explicit, chosen.event_time[mine], chosen.delay[mine], kind)
-
-
-def covered_since(settings: JoinSettings, number: int, covered_from: Int64s | None) -> int:
-    """From which time of the prediction on silence labels a target: all its feedback was readable (A19)."""
-    if covered_from is None:
-        return -(2**62)
-    feedback = {rule.feedback for rule in settings.targets[number].rules}
-    mine = [int(covered_from[n]) for n, (_, of) in enumerate(settings.source_list) if of in feedback]
-    return max(mine) + settings.skew_ms
 
 
 def _kept(column: TargetColumns, keep: Bools) -> TargetColumns:

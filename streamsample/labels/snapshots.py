@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from streamsample.errors import StateError
 from streamsample.gather import packed
+from streamsample.labels.coverage import NO_GAP, Gap, Known, gap_after
 from streamsample.labels.delta import Delta, MatchColumns, RowColumns, WaitingColumns, WrittenColumns
-from streamsample.labels.ledger import FEEDBACK_IN, OPEN, ROWS_IN, WAITING, Ledger
+from streamsample.labels.ledger import FEEDBACK_IN, OPEN, ROW_UNCOVERED, ROWS_IN, WAITING, Ledger
 from streamsample.labels.matches import Matches
 from streamsample.labels.rows import Rows
 from streamsample.labels.segments import packed_addresses
@@ -54,9 +55,10 @@ def take(
     waiting: Waiting,
     written: NDArray[Any],
     rewrites: list[tuple[int, int]],
+    gaps: Sequence[Gap],
 ) -> Delta:
     """The delta since the last one. written: WRITTEN records, the newest last. rewrites: ranges of offsets (inclusive)
-    whose rows go into it again.
+    whose rows go into it again. gaps: by use.
     """
     handles, again = _chosen_rows(rows, times, rewrites)
     rows.check_payload(rows.table.rows["ts"][again], stays=True)
@@ -82,6 +84,8 @@ def take(
         max(needed),
         tuple(target.name for target in settings.targets),
         tuple((use.key, use.target, use.feedback) for use in settings.uses),
+        tuple(map(Known, matches.table.reach.tolist(), gaps)),
+        settings.skew_ms,
         settings.source_list,
         ledger.copy(),
         row_columns,
@@ -238,9 +242,28 @@ def merged_waiting(deltas: Sequence[Delta], settings: JoinSettings, width: int) 
     return FeedbackBatch(**taken, ids=ids.buffer, id_start=ids.start, id_size=ids.size, bits=flat), originals
 
 
-def restore_ledger(ledger: Ledger, last: Delta, settings: JoinSettings, open_rows: int, waiting: Int64s) -> None:
+def gaps_after(settings: JoinSettings, last: Delta, matches: Matches, read_until: Int64s | None) -> list[Gap]:
+    """Of each use, the rows that it does not know all feedback of. read_until: see `LabelJoin.restore`."""
+    keys = [key for key, _, _ in last.uses]
+    gaps = []
+    for number, use in enumerate(settings.uses):
+        known = last.known[keys.index(use.key)] if use.key in keys else None
+        closed_before = last.settled_before if settings.targets[use.target].name in last.targets else -(2**62)
+        mine = [n for n, (_, feedback) in enumerate(settings.source_list) if feedback == use.feedback]
+        until = MIN if read_until is None else max(int(read_until[n]) for n in mine)
+        if until == MIN:  # nothing that it could have missed
+            gaps.append(NO_GAP if known is None else known.gap)
+            continue
+        reach = int(matches.table.reach[number])
+        gaps.append(gap_after(reach, settings.skew_ms, known, last.skew_ms, closed_before, until))
+    return gaps
+
+
+def restore_ledger(
+    ledger: Ledger, last: Delta, settings: JoinSettings, open_rows: int, closed_rows: int, waiting: Int64s
+) -> None:
     """Take up the last delta's counts by target and use; what is new finds the open rows and the waiting feedback as
-    what came in.
+    what came in, and the closed rows that can still be corrected as such that it knew nothing of.
     """
     ledger.predictions[:] = last.ledger.predictions
     for number, name in enumerate(ledger.targets):
@@ -248,7 +271,7 @@ def restore_ledger(ledger: Ledger, last: Delta, settings: JoinSettings, open_row
             ledger.rows[number] = last.ledger.rows[last.targets.index(name)]
             ledger.moved[number] = last.ledger.moved[last.targets.index(name)]
         else:
-            ledger.rows[number, [ROWS_IN, OPEN]] = open_rows
+            ledger.rows[number, [ROWS_IN, OPEN, ROW_UNCOVERED]] = open_rows + closed_rows, open_rows, closed_rows
     uses = [key for key, _, _ in last.uses]
     for number, use in enumerate(settings.uses):
         if use.key in uses:

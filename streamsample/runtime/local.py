@@ -329,7 +329,8 @@ def _check_fits(
 
 def _maker(task: Task) -> str:
     """Changes with whatever a copy depends on: the job's rules, the tables' layout, the machine's byte order."""
-    parts = (__version__, sys.byteorder, LAYOUT, task.plan.job.group, *task.shape, task.plan.join)
+    job = task.plan.job
+    parts = (__version__, sys.byteorder, LAYOUT, job.group, *task.shape, job.state_parts, task.plan.join)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 

@@ -348,8 +348,14 @@ def _join(job: Job) -> JoinSettings:
 
 def _target(name: str, target: Target, feedback: tuple[str, ...]) -> TargetRules:
     rules = tuple(
-        Rule(feedback.index(rule.feedback), window, rule.take, _undo(rule.undone_by, feedback), _key(rule.column))
-        for rule, window in zip(target.rules, target.windows_ms, strict=True)
+        Rule(
+            feedback.index(rule.feedback),
+            window,
+            rule.take,
+            _undo(rule.undone_by, feedback),
+            f"={constant!r}" if rule.column is None else _key(rule.column),
+        )
+        for rule, constant, window in zip(target.rules, target.constants, target.windows_ms, strict=True)
     )
     silent: IfSilent = "drop" if target.drops_silent else "null" if target.implicit_label is None else "value"
     silent_bits = _bits(target, target.implicit_label)

@@ -39,6 +39,7 @@ class Restoration:
     position: ChangelogPosition
     positions: dict[str, int]
     connect: Callable[[], ColumnarConsumer]
+    consumer: ColumnarConsumer
     started_ms: int
     local: LocalCopy | None
     chunks: list[StoredChunk] = field(default_factory=list)
@@ -104,6 +105,7 @@ class Restoration:
             self._heard_ms = clock.elapsed_ms()
         if self._parts.done:
             self.task.restore(self.chunks, self.positions, self.changelog)
+            start_added(self.task, self.consumer)
             return True
         # An open transaction of a dead worker hides the end until it times out; so silence alone is no error for a
         # while.
@@ -197,7 +199,7 @@ def begin(
     def connect() -> ColumnarConsumer:
         return ColumnarConsumer(connection, group=None, client_id=f"{client_id}-restore", limits=_LIMITS)
 
-    restoration = begin_restoration(task, connect, committed, first, clock)
+    restoration = begin_restoration(task, connect, consumer, committed, first, clock)
     if restoration is not None:
         return restoration
     forget(task)
@@ -215,6 +217,7 @@ def begin(
 def begin_restoration(
     task: Task,
     connect: Callable[[], ColumnarConsumer],
+    consumer: ColumnarConsumer,
     committed: Mapping[TopicPartition, tuple[int, str]],
     first_offset: int,
     clock: Clock,
@@ -223,14 +226,15 @@ def begin_restoration(
 
     connect: gives a reader for the changelog, whose first record is at `first_offset`.
 
-    Raises StateError if only some of its partitions have a position.
+    Topics that the job's file has more now have no position yet, or an old one. Raises StateError if none of them names
+    the changelog.
     """
-    sources = task.layout.reads(task.partition)
-    known = [source for source in sources if source in committed]
+    known = [source for source in task.layout.reads(task.partition) if source in committed]
     if not known:
         return None
-    position = ChangelogPosition.parse(committed[known[0]][1], known[0])
-    if position is None or len(known) < len(sources):
+    named = [ChangelogPosition.parse(committed[source][1], source) for source in known]
+    position = max((each for each in named if each is not None), key=lambda each: each.last, default=None)
+    if position is None:
         raise StateError(
             f"{known[0]}: group {task.plan.job.group} has a position here, but none that names a changelog",
             remedy="the group was used by something else, or its offsets were set by hand: give the job another "
@@ -243,6 +247,7 @@ def begin_restoration(
         position=position,
         positions=positions,
         connect=connect,
+        consumer=consumer,
         started_ms=clock.elapsed_ms(),
         local=find(task, positions, position, first_offset),
     )
@@ -255,18 +260,30 @@ def start_fresh(task: Task, consumer: ColumnarConsumer, now_ms: int) -> None:
     Notes on the task from when on its feedback is covered (A19). For a time, the logs are entered a little earlier
     (grace and skew), because records lie there in the order of their arrival.
     """
+    start = task.plan.job.start
+    if start != "earliest":
+        task.start_ms = now_ms if start == "latest" else int(start)
+    task.positions = {}
+    start_added(task, consumer)
+
+
+def start_added(task: Task, consumer: ColumnarConsumer) -> None:
+    """Give a task positions in the topics that it has none in: all at first, those that the job's file has more now."""
+    reads = [source for source in task.layout.reads(task.partition) if source.topic not in task.positions]
+    if not reads:
+        return
     job = task.plan.job
-    sources = [*task.layout.direct(task.partition), *task.layout.sent_on(task.partition)]
-    begin = consumer.beginning_offsets(task.layout.reads(task.partition))
+    begin = consumer.beginning_offsets(reads)
     # What tasks tell each other is read from its beginning, whenever the inputs are entered.
-    task.positions = {source.topic: offset for source, offset in begin.items()}
-    if job.start == "earliest":
+    task.positions |= {source.topic: offset for source, offset in begin.items()}
+    inputs = (*task.layout.direct(task.partition), *task.layout.sent_on(task.partition))
+    sources = [source for source in reads if source in inputs]
+    if task.start_ms is None:
         # What retention took could not be read; from when on the rest is whole, the first record will tell.
         gaps = [source.topic for source in sources if begin[source] > 0]
         task.covered_from |= {topic: FIRST_EVENT for topic in gaps if topic in task.covered_from}
         return
-    start_ms = now_ms if job.start == "latest" else int(job.start)
-    task.start_ms = start_ms
+    start_ms = task.start_ms
     early = start_ms - job.grace_ms - job.skew_ms
     found = consumer.offsets_for_times(dict.fromkeys(sources, early))
     ends = consumer.end_offsets(sources)

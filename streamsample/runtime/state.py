@@ -65,15 +65,17 @@ class ChunkBody(msgspec.Struct, frozen=True, array_like=True):
 
     Binary form: the size of what follows (uint32, big-endian), all but `step` as MessagePack, then `step`.
 
-    shape: `Job.state_shape`; partitions: how many partition numbers the job had; positions: the next offset by topic;
-    covered_from: from which event time each feedback was readable; counts: the task's own counters; schemas: what the
-    rows' schema numbers mean in this chunk, by id and by what their features look like; draws: what changed in designs
-    by rate that remember, by their keys in the job file; sent: how far the origins have come that the task reads for
-    others; received: what it knows of those that others read for it (see `rekey`); step: what changed in the join (see
-    `labels.delta`) or in a windowed sample (see `sampling.window_delta`).
+    shape: `Job.state_shape`; parts: `Job.state_parts`; partitions: how many partition numbers the job had;
+    positions: the next offset by topic; covered_from: from which event time each feedback was readable; counts: the
+    task's own counters; schemas: what the rows' schema numbers mean in this chunk, by id and by what their features
+    look like; draws: what changed in designs by rate that remember, by their keys in the job file; sent: how far the
+    origins have come that the task reads for others; received: what it knows of those that others read for it (see
+    `rekey`); step: what changed in the join (see `labels.delta`) or in a windowed sample (see
+    `sampling.window_delta`).
     """
 
     shape: str
+    parts: dict[str, str]
     partitions: int
     positions: dict[str, int]
     watermark: WatermarkState
@@ -126,13 +128,15 @@ def replace_step(body: ChunkBody, step: bytes) -> ChunkBody:
     return msgspec.structs.replace(body, step=step)
 
 
-def check_body(body: ChunkBody, shape: str, partitions: int, where: TopicPartition) -> None:
+def check_body(body: ChunkBody, shape: str, parts: Mapping[str, str], partitions: int, where: TopicPartition) -> None:
     """Raises StateError if the state was made by a job of another shape, or with another number of partitions."""
+    changed = [name for name, digest in parts.items() if body.parts.get(name, digest) != digest]
     if body.shape != shape:
+        changed.insert(0, "the input's topic, id, time or format, the features, the sample or the split")
+    if changed:
         raise StateError(
-            f"{where}: the state was made by a job of another shape (ids, times, feedback or their fields have "
-            "changed)",
-            remedy=f"take the change back, give the job another name, or {RESET}",
+            f"{where}: the state was made by a job of another shape; changed since: {', '.join(changed)}",
+            remedy=f"take the change back, give what has changed (or the job) another name, or {RESET}",
         )
     if body.partitions != partitions:
         raise StateError(

@@ -329,6 +329,14 @@ class Task:
         self.behind = self.join.watermark < goal
         return not self.behind
 
+    def _read_until(self) -> Int64s:
+        """How far the event time of each of the join's sources has come."""
+        levels: dict[str, int] = {}
+        for source in self.layout.sources(self.partition):
+            level = self.watermark.level_of(source)
+            levels[source.topic] = max(levels.get(source.topic, MIN), MIN if level is None else level)
+        return np.array([levels.get(each.source.topic, MIN) for each in self.plan.feedback], np.int64)
+
     def _whole_from(self) -> int:
         """From which event time on all of the input was readable here (A19)."""
         topic = self.plan.input.topic
@@ -411,6 +419,7 @@ class Task:
         shape, partitions, schemas = self.shape
         return ChunkBody(
             shape=shape,
+            parts=self.plan.job.state_parts,
             partitions=partitions,
             positions=dict(self.positions),
             watermark=self.watermark.snapshot(),
@@ -452,11 +461,14 @@ class Task:
         """
         bodies = [decode_body(chunk, changelog) for chunk in chunks]
         for body in bodies:
-            check_body(body, self.plan.job.state_shape, self._settings.partitions, changelog)
+            check_body(body, self.plan.job.state_shape, self.plan.job.state_parts, self._settings.partitions, changelog)
         last = bodies[-1]
-        if last.positions != positions:
+        # Feedback may have come and gone; what comes (again) is read from where the job starts.
+        stands = self._standing(last)
+        positions = {topic: offset for topic, offset in positions.items() if topic in stands}
+        if stands != positions:
             raise StateError(
-                f"{changelog}: the changelog stands at {last.positions}, the group's offsets at {positions}",
+                f"{changelog}: the changelog stands at {stands}, the group's offsets at {positions}",
                 remedy="the group's offsets were moved by hand: move them back, or start over with `streamsample "
                 "reset JOB`",
             )
@@ -464,16 +476,22 @@ class Task:
         for chunk, body, logged in zip(chunks, bodies, self._restore_step(bodies, changelog), strict=True):
             self.log.add(chunk.sequence, chunk.offset, chunk.size_bytes, logged.beside(body.draws))
 
+    def _standing(self, body: ChunkBody) -> dict[str, int]:
+        """The positions of a chunk in topics that the task still reads."""
+        reads = {source.topic for source in self.layout.reads(self.partition)}
+        return {topic: offset for topic, offset in body.positions.items() if topic in reads}
+
     def take_bodies(self, bodies: Sequence[ChunkBody]) -> None:
         """Take up all of these, oldest first, but the state of the join or of windows. Raises StateError."""
         last = bodies[-1]
-        self.positions = dict(last.positions)
+        self.positions = self._standing(last)
         self.watermark.restore(last.watermark)
         self._idle = self.watermark.closed_by_idle
         if self.sender is not None and last.sent is not None:
             self.sender.watermark.restore(last.sent)
         self.received.restore(last.received)
-        self.covered_from |= last.covered_from
+        known = {topic: time for topic, time in last.covered_from.items() if topic in self.covered_from}
+        self.covered_from |= known
         self.start_ms = last.start_ms
         self._samples.restore([body.draws for body in bodies])
         self.counts.clear()
@@ -486,6 +504,6 @@ class Task:
         if self.join is None or self.plan.join is None:
             return [Logged() for _ in bodies]
         deltas = [delta_of(body, self._schemas, changelog) for body in bodies]
-        self.join.restore(deltas)
+        self.join.restore(deltas, self._read_until())
         needed = needed_until(self.plan.join, deltas)
         return [Logged.of_join(delta, until) for delta, until in zip(deltas, needed, strict=True)]

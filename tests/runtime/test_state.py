@@ -210,6 +210,7 @@ def test_longer_windows_keep_the_chunks_longer() -> None:
 
 BODY = ChunkBody(
     shape="shape",
+    parts={"feedback.clicks": "a", "targets.clicked": "b"},
     partitions=3,
     positions={"predictions": 7, "clicks": 9},
     watermark={"value": 5, "value_without_idle": 5, "largest": [("clicks", 0, 5)]},
@@ -242,11 +243,14 @@ def test_a_body_that_is_none_is_told(body: bytes) -> None:
 
 
 def test_a_body_of_another_job_is_refused() -> None:
-    check_body(BODY, "shape", 3, CHANGELOG)
-    with pytest.raises(StateError, match=r"job.changelog/0: .*another shape .* - take the change back, .*reset JOB"):
-        check_body(BODY, "other", 3, CHANGELOG)
+    check_body(BODY, "shape", BODY.parts, 3, CHANGELOG)
+    check_body(BODY, "shape", {"feedback.clicks": "a", "feedback.orders": "c"}, 3, CHANGELOG)
+    with pytest.raises(StateError, match=r"job.changelog/0: .*another shape; .* - take the change back, .*reset JOB"):
+        check_body(BODY, "other", BODY.parts, 3, CHANGELOG)
+    with pytest.raises(StateError, match=r"another shape; changed since: feedback.clicks - .*reset JOB"):
+        check_body(BODY, "shape", {**BODY.parts, "feedback.clicks": "c"}, 3, CHANGELOG)
     with pytest.raises(StateError, match=r"made with 3 partitions, the input has 4 now.* - go back to 3 .*reset JOB"):
-        check_body(BODY, "shape", 4, CHANGELOG)
+        check_body(BODY, "shape", BODY.parts, 4, CHANGELOG)
 
 
 def test_rows_keep_their_schemas_when_others_come() -> None:
