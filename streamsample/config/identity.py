@@ -117,13 +117,17 @@ def shape(job: Job) -> dict[str, Any]:
 def parts(job: Job) -> dict[str, str]:
     """What else must not change under its name, though it may come or go: how feedback is identified and dated, what
     the values of a target are. By key of the job file, a digest of each.
+
+    `thin` is one where a prediction may give several records: each later one is decided on as the first was (B16).
     """
     feedback = {
         f"feedback.{name}": digest({**_source(item), "refers_to": described(item.refers_to)})
         for name, item in job.feedback.items()
     }
     targets = {f"targets.{name}": digest([target.type, target.classes]) for name, target in job.targets.items()}
-    return {**feedback, **targets}
+    revises = job.corrections_ms > 0 or job.emit == "each" or any(target.early for target in job.targets.values())
+    thin = {"thin": digest(job.thin and thinned(job.thin))} if revises else {}
+    return {**feedback, **targets, **thin}
 
 
 def _stages(job: Job, sample: Sample | tuple[Sample, ...]) -> Any:

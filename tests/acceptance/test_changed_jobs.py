@@ -148,6 +148,26 @@ def test_what_would_mean_something_else_is_refused_by_name(changes: dict[str, An
         changed(task, changes)
 
 
+@pytest.mark.parametrize("more", [{"corrections": "1h"}, {"targets.clicked.early": True}])
+@pytest.mark.parametrize("thin", [None, {"by": "clicked", "rates": {"0": 0.2}}])
+def test_b16_other_rates_of_labels_are_refused_where_records_are_revised(
+    more: dict[str, Any], thin: dict[str, Any] | None
+) -> None:
+    half = {"by": "clicked", "rates": {"0": 0.5}}
+    task = OneTask({"thin": half, **more}).play("0s shown a")
+    with pytest.raises(StateError, match=r"changed since: thin - .*streamsample reset JOB"):
+        changed(task, {"thin": thin, **more})
+    changed(task, {"thin": half, **more})
+
+
+def test_b16_other_rates_of_labels_are_taken_up_where_each_prediction_gives_one_record() -> None:
+    names = [f"p{number}" for number in range(200)]
+    task = OneTask({"thin": {"by": "clicked", "rates": {"0": 0.5}}}).play([Event("shown", T0, name) for name in names])
+    task = end(changed(task, {"thin": {"by": "clicked", "rates": {"0": 0.25}}}))
+    assert {record["sampling"]["probability"] for record in task.records} == {0.25}
+    assert 25 < len(task.labels()) < 75
+
+
 def test_a19_a_feedback_comes_and_goes_on_a_broker(make_job: MakeJob) -> None:
     job = make_job(lambda name: orders(name))
     both, one = job.tree, job_tree(job.name)
