@@ -37,6 +37,26 @@ def test_a4_a_lagging_feedback_topic_makes_no_false_negative(make_job: MakeJob) 
     assert job.labels() == {"a": "1 explicit", "b": "1 explicit"}
 
 
+def test_a4_a5_clicks_cut_off_for_an_hour_make_no_false_negative(make_job: MakeJob) -> None:
+    """The pipeline of the clicks stands still for an hour of event time; to the job that is silence, whole (A5)."""
+    job = make_job()
+    events = traffic(1200, step_ms=5_000)
+    cut, back = T0 + milliseconds("20m"), T0 + milliseconds("80m")
+    before = [event for event in events if event.at < (cut if event.kind == "clicked" else back)]
+    given = {event.id for event in events if event.kind == "clicked"}
+    job.publish(before)
+    for _ in range(2):  # also when it begins anew meanwhile
+        job.run()
+        labels = job.labels()
+        assert len(labels) > 200
+        assert {name for name in labels if int(name[1:]) * 5_000 + T0 >= cut} == set()
+        assert {name for name, label in labels.items() if label == "1 explicit"} == given & labels.keys()
+    job.publish([event for event in events if event not in before])
+    job.later(later("3h"))
+    job.run()
+    assert job.labels() == {f"p{n}": "1 explicit" if f"p{n}" in given else "0 implicit" for n in range(1200)}
+
+
 def test_a4_a_feedback_topic_that_nobody_wrote_yet_holds_everything_back(make_job: MakeJob) -> None:
     job = make_job(orders)
     job.publish("0s shown a\n1s clicked a")

@@ -16,11 +16,13 @@ import pytest
 from streamsample.kafka.broker import LocalBroker
 from tests.conftest import Broker
 from tests.faults.conftest import MakeScene
-from tests.faults.harness import REPOSITORY, Scene
+from tests.faults.harness import REPOSITORY, Scene, until
 from tests.faults.workload import START_MS, Encoding, Event, Workload
 
 KILLS = int(os.environ.get("STREAMSAMPLE_KILLS", "9"))
 """Of the random kills; `make soak` has more."""
+PREDICTIONS = int(os.environ.get("STREAMSAMPLE_PREDICTIONS", "0"))
+"""That they happen over, at least."""
 KILLS_EACH = 3
 
 POINTS = (
@@ -84,7 +86,7 @@ def test_a12_killed_at_a_named_point(crashes: dict[tuple[str, int], Future[None]
     crashes[point, passage].result()
 
 
-def kill_at_random(scene: Scene, seed: int, kills: int) -> None:
+def kill_at_random(scene: Scene, seed: int, kills: int, predictions: int) -> None:
     """Kill one worker after the other while data flow, a little after each was ready, and check the end."""
     generator = random.Random(seed)
     with scene.flowing(pause_seconds=0.05):
@@ -93,6 +95,7 @@ def kill_at_random(scene: Scene, seed: int, kills: int) -> None:
             worker.is_ready()
             time.sleep(generator.random())  # the moment is the test's input, not a state to wait for
             worker.kill()
+        until(lambda: scene.workload.told >= predictions, f"{predictions} predictions")
     scene.catch_up()
     scene.check()
 
@@ -100,18 +103,21 @@ def kill_at_random(scene: Scene, seed: int, kills: int) -> None:
 def test_a12_killed_at_random(own_broker: LocalBroker, tmp_path: Path) -> None:
     """Three jobs at a time, each killed three times, each with its seed: as many jobs as it takes."""
 
+    jobs = -(-KILLS // KILLS_EACH)
+
     def run(seed: int) -> None:
         encoding: Encoding = "avro" if seed % 2 else "json"
-        workload = Workload.make(seed, encoding=encoding, endless=True, revising=seed % 4 > 1)
+        step_ms = 20 if PREDICTIONS else 200
+        workload = Workload.make(seed, encoding=encoding, endless=True, revising=seed % 4 > 1, step_ms=step_ms)
         servers, folder = own_broker.bootstrap_servers, tmp_path / str(seed)
         scene = Scene(servers, folder, workload, commit_interval="20ms", session_ms=1_500)
         try:
-            kill_at_random(scene, seed, KILLS_EACH)
+            kill_at_random(scene, seed, KILLS_EACH, -(-PREDICTIONS // jobs))
         finally:
             scene.close()
 
     with ThreadPoolExecutor(3) as pool:
-        for done in [pool.submit(run, seed) for seed in range(-(-KILLS // KILLS_EACH))]:
+        for done in [pool.submit(run, seed) for seed in range(jobs)]:
             done.result()
 
 

@@ -65,6 +65,23 @@ def test_one_worker_two_then_one(module_broker: LocalBroker, make_scene: MakeSce
     end_and_check(scene, first)
 
 
+def test_two_workers_four_then_two(module_broker: LocalBroker, make_scene: MakeScene) -> None:
+    scene = make_scene(Workload.make(16, partitions=PARTITIONS, endless=True), on=module_broker, session_ms=1_500)
+    with scene.flowing(pause_seconds=0.1):
+        workers = [scene.start(), scene.start()]
+        share(*workers)
+        workers += [scene.start(), scene.start()]
+        share(*workers)
+        goes_on(workers[-1])
+        leaving, dying, *staying = workers
+        leaving.signal(signal.SIGTERM)
+        dying.kill()
+        leaving.ends_well()
+        share(*staying)
+        goes_on(staying[0])
+    end_and_check(scene, *staying)
+
+
 def test_a_join_that_takes_longer_than_a_poll_is_ended(broker: Broker, make_topic: MakeTopic) -> None:
     """Joining again because topics have changed, with polls too short for it: kafka-python forgets such a join."""
     topic = make_topic(3)

@@ -160,6 +160,11 @@ class Workload:
             workload.finish()
         return workload
 
+    @property
+    def told(self) -> int:
+        """How many predictions there are by now, published or about to be."""
+        return self._told
+
     def finish(self) -> None:
         """Let what has happened have its feedback, and nothing more happen."""
         self.events += [event for _, _, event in sorted(self._pending, key=lambda pending: pending[:2])]
@@ -386,11 +391,12 @@ def _number(own: str) -> int:
 def _tell(generator: random.Random, encoding: Encoding, numbers: range, step_ms: int, bad: bool) -> list[Event]:
     """What happens, in order of the predictions."""
     events: list[Event] = []
+    again = 100_000 // step_ms
     for number in numbers:
         ts = START_MS + number * step_ms + generator.randrange(step_ms)
         id_ = f"p{number}"
-        if number > 600 and generator.random() < 0.05:
-            id_ = f"p{number - 500}"  # 100 s later: its windows have passed
+        if number > again + 100 and generator.random() < 0.05:
+            id_ = f"p{number - again}"  # 100 s later: its windows have passed
         served = _prediction(encoding, id_, ts, generator)
         events.append(served)
         if generator.random() < 0.05:
