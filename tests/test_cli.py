@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from streamsample import __version__
 from streamsample.cli import app
 from streamsample.clock import SystemClock
+from streamsample.kafka.knock import refusals
 from streamsample.runtime.logs import OnceAMinute
 from tests.acceptance.cluster import MakeJob, OnBroker, Raw, make_job
 from tests.acceptance.timelines import job_tree, later
@@ -234,8 +236,26 @@ def test_no_broker_is_a_clear_error_within_20_seconds(job_file: Path) -> None:
     assert clock.elapsed_ms() - began < 20_000
     assert result.exit_code == FAILURE
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert NOBODY in line
+    assert f"no broker answers ({NOBODY}: connection refused)" in line
     assert "can be reached" in line
+
+
+def test_what_listens_but_is_no_broker_is_told_from_what_does_not() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        listens = "something listens there, but does not answer as a broker: is security_protocol right?"
+        assert refusals([address, NOBODY]) == f"{address}: {listens}; {NOBODY}: connection refused"
+    assert re.fullmatch(r"nobody\.invalid: .*(name|known|resolution).*", refusals(["nobody.invalid"]))
+
+
+def test_a_certificate_that_is_not_there_is_missed_by_who_connects_only(job_file: Path) -> None:
+    tree = json.loads(job_file.read_text())
+    tree["kafka"] |= {"security_protocol": "SSL", "ssl_cafile": "no.pem"}
+    job_file.write_text(json.dumps(tree))
+    assert call("validate", "--offline", job_file).exit_code == 0
+    result = call("validate", job_file)
+    assert result.exit_code == CONFIGURATION
+    assert f"kafka.ssl_cafile: there is no file {job_file.parent}/no.pem - paths are relative" in result.stderr
 
 
 def test_a_missing_topic_is_named_with_the_command_that_makes_it(make_job: MakeJob) -> None:

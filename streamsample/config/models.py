@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
@@ -37,6 +38,7 @@ from streamsample.config.values import (
     read_int,
     read_number,
 )
+from streamsample.errors import ConfigurationError
 
 Format = Literal["avro", "json"]
 Framing = Literal["none", "confluent"]
@@ -94,9 +96,18 @@ class Kafka(Section):
         return self
 
     def options(self, client: kafka_options.Client) -> dict[str, Any]:
-        """Keyword arguments for one of kafka-python's clients, `bootstrap_servers` included."""
+        """Keyword arguments for one of kafka-python's clients, `bootstrap_servers` included.
+
+        Raises ConfigurationError if a file is not there: not when the job file is read, for what only looks at it
+        (tests without a broker) needs no certificates.
+        """
         given = self.model_extra or {}
         chosen = {name: value for name, value in given.items() if client in kafka_options.OPTIONS[name].clients}
+        for name, value in chosen.items():
+            if kafka_options.OPTIONS[name].kind == "path" and not Path(value).is_file():
+                raise ConfigurationError(
+                    f"kafka.{name}: there is no file {value}", remedy="paths are relative to the job file"
+                )
         return {"bootstrap_servers": list(self.bootstrap_servers), **chosen}
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:

@@ -14,6 +14,7 @@ from kafka.structs import TopicPartition as KafkaTopicPartition
 
 from streamsample.clock import SystemClock
 from streamsample.errors import KafkaSideError, StreamsampleError, TopicError, UnreachableError
+from streamsample.kafka.knock import refusals
 from streamsample.records import TopicPartition
 
 T = TypeVar("T")
@@ -280,6 +281,8 @@ class TopicAdmin:
         if isinstance(cause, kafka_errors.BrokerResponseError) and not isinstance(cause, kafka_errors.RetriableError):
             return TopicError(message, remedy="the broker's log says more")
         kind = UnreachableError if isinstance(cause, kafka_errors.RetriableError | TimeoutError) else KafkaSideError
+        if isinstance(cause, kafka_errors.KafkaTimeoutError) and self._admin is None:
+            message = f"{what}: no broker answers ({refusals(self._options['bootstrap_servers'])})"
         return kind(message, remedy=f"check that {self._options.get('bootstrap_servers')} can be reached")
 
     def _command(self, tool: str) -> str:
