@@ -18,7 +18,7 @@ from benchmarks.processes import Failed
 from benchmarks.settings import Settings
 
 NAMES = (
-    *("consume", "produce", "sample", "windows", "join", "rekey", "slates", "restore"),
+    *("consume", "produce", "sample", "windows", "join", "labels", "rekey", "slates", "restore"),
     *("long_windows", "start", "sampling"),
 )
 RECORDS, QUICK_RECORDS = 3_000_000, 300_000

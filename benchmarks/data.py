@@ -7,7 +7,7 @@ random as ids, users, prices and sessions are.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +222,23 @@ def hexadecimal(numbers: Int64s, salt: int) -> Bytes:
     return _hex(_mixed(numbers, salt))
 
 
+class LiveWriter(_Writer):
+    """Writes predictions and clicks of one moment to `<prefix>.impressions` and `<prefix>.clicks`, which exist."""
+
+    def __init__(self, servers: str, prefix: str) -> None:
+        super().__init__(servers, "lz4")
+        self._prefix = prefix
+
+    def write_moment(self, time_ms: int, shown: Int64s, clicked: Int64s) -> None:
+        """One transaction. shown: numbers of predictions; clicked: of those that are clicked."""
+        self._producer.begin()
+        for kind, numbers, make in (("impressions", shown, impressions), ("clicks", clicked, clicks)):
+            times = np.full(len(numbers), time_ms)
+            values = spans(make(numbers, times))
+            self._producer.send_partitioned(f"{self._prefix}.{kind}", times, spans(impression_ids(numbers)), values)
+        self._producer.commit()
+
+
 def chunks(count: int) -> Iterator[Int64s]:
     for begin in range(0, count, _CHUNK):
         yield np.arange(begin, min(begin + _CHUNK, count))
@@ -247,9 +264,11 @@ def make_outputs(servers: str, topics: list[str]) -> dict[str, int]:
     return {"topics": len(topics)}
 
 
-def click_plan(records: int, span_ms: int, share: float, mean_delay_ms: int) -> tuple[Int64s, Int64s]:
+def click_plan(
+    records: int, span_ms: int, share: float, mean_delay_ms: int, seed: int = _SEED
+) -> tuple[Int64s, Int64s]:
     """Which predictions are clicked, and when (ms), in the order of the clicks."""
-    random = np.random.default_rng(_SEED)
+    random = np.random.default_rng(seed)
     numbers = np.flatnonzero(random.random(records) < share)
     delays = random.exponential(mean_delay_ms, len(numbers)).astype(np.int64)
     times = serving_times(numbers, records, span_ms) + delays
@@ -266,34 +285,36 @@ def write_join_input(
     share: float,
     mean_delay_ms: int,
     close: bool = True,
+    kinds: Sequence[str] = ("clicks",),
 ) -> dict[str, int]:
     """Make `<prefix>.impressions` and `<prefix>.clicks`, and unless told not to, close all windows by one last event
-    per partition.
+    per partition. kinds: of feedback, each like the clicks and with as many.
 
-    Returns how many records each topic holds, how many predictions were clicked inside their window, how many close.
+    Returns how many records there are of each, how many predictions were clicked inside their window (the first kind),
+    how many close.
     """
     writer = Writer(servers, "lz4")
-    shown, clicked = f"{prefix}.impressions", f"{prefix}.clicks"
+    shown, told = f"{prefix}.impressions", {"clicks": 0}
     writer.make(shown)
-    writer.make(clicked)
     for numbers in chunks(records):
         times = serving_times(numbers, records, span_ms)
         writer.write(shown, times, impression_ids(numbers), impressions(numbers, times))
-    numbers, times = click_plan(records, span_ms, share, mean_delay_ms)
-    for rows in chunks(len(numbers)):
-        ids = impression_ids(numbers[rows])
-        writer.write(clicked, times[rows], ids, clicks(numbers[rows], times[rows]))
-    explicit = int((times - serving_times(numbers, records, span_ms) <= window_ms).sum())
+    last_ms = FIRST_MS + span_ms
+    for place, kind in enumerate(kinds):
+        writer.make(f"{prefix}.{kind}")
+        numbers, times = click_plan(records, span_ms, share, mean_delay_ms, _SEED + place)
+        for rows in chunks(len(numbers)):
+            ids = impression_ids(numbers[rows])
+            writer.write(f"{prefix}.{kind}", times[rows], ids, clicks(numbers[rows], times[rows]))
+        inside = int((times - serving_times(numbers, records, span_ms) <= window_ms).sum())
+        told = {"explicit": inside, **told, "clicks": told["clicks"] + len(numbers) + PARTITIONS * close}
+        last_ms = max(last_ms, int(times.max(initial=0)))
     if close:
-        last_ms = int(max(FIRST_MS + span_ms, times.max(initial=0))) + 2 * window_ms
+        last_ms += 2 * window_ms
         last = records + np.arange(PARTITIONS)
         at = np.full(PARTITIONS, last_ms)
         writer.write_everywhere(shown, last_ms, impression_ids(last), impressions(last, at))
-        writer.write_everywhere(clicked, last_ms, impression_ids(last), clicks(last, at))
+        for kind in kinds:
+            writer.write_everywhere(f"{prefix}.{kind}", last_ms, impression_ids(last), clicks(last, at))
     writer.close()
-    return {
-        "predictions": records + PARTITIONS * close,
-        "clicks": len(numbers) + PARTITIONS * close,
-        "explicit": explicit,
-        "closing": records,
-    }
+    return {"predictions": records + PARTITIONS * close, "closing": records, **told}

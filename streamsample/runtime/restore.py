@@ -226,15 +226,15 @@ def begin_restoration(
 
     connect: gives a reader for the changelog, whose first record is at `first_offset`.
 
-    Topics that the job's file has more now have no position yet, or an old one. Raises StateError if none of them names
-    the changelog.
+    Topics that the job's file has more now have no position yet, or an old one. Raises StateError if a position does not
+    name the changelog.
     """
     known = [source for source in task.layout.reads(task.partition) if source in committed]
     if not known:
         return None
     named = [ChangelogPosition.parse(committed[source][1], source) for source in known]
     position = max((each for each in named if each is not None), key=lambda each: each.last, default=None)
-    if position is None:
+    if position is None or None in named:
         raise StateError(
             f"{known[0]}: group {task.plan.job.group} has a position here, but none that names a changelog",
             remedy="the group was used by something else, or its offsets were set by hand: give the job another "
