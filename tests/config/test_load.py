@@ -403,6 +403,7 @@ def test_paths_start_at_the_job_file(tmp_path: Path) -> None:
         SMALL.replace('"localhost:9092"', '"a", security_protocol: SSL, ssl_cafile: ca.pem')
         + "state: {directory: ../s}\n"
     )
+    (tmp_path / "in/ca.pem").touch()
     job = load_job(file, {})
     assert job.kafka.options("admin")["ssl_cafile"] == str(tmp_path / "in/ca.pem")
     assert job.state_directory.resolve() == (tmp_path / "s").resolve()
