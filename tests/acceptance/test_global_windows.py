@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import signal
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from streamsample.clock import SystemClock
 from streamsample.errors import StateError
 from streamsample.runtime.task import FIRST_EVENT
 from tests.acceptance.cluster import MakeJob, OnBroker
@@ -287,6 +289,22 @@ def test_a19_the_window_of_the_start_gives_no_sample(make_job: MakeJob, scope: s
     check(job, [event for event in events if event.at >= first_whole], GLOBAL)
     assert lost == sum(start <= event.at < first_whole for event in events) > 50
     assert 0 < before < 50  # the log is entered a little earlier than the start
+
+
+def test_a19_latest_draws_the_windows_that_begin_after_every_task(make_job: MakeJob) -> None:
+    """Each task has a `now` of its own; a window is whole if it begins after the last of them."""
+    job = make_job(only(GLOBAL, start="latest"), partitions=2)
+    job.publish(shown(50))
+    with job.live() as live:
+        live.wait(lambda: len(live.worker._tasks) == 2, "the tasks")
+        starts = [task.start_ms or 0 for task in live.worker._tasks.values()]
+        now = SystemClock().now_ms()
+        events = [replace(event, at=event.at - (T0 + WINDOW) + now + 500) for event in shown(400)]
+        job.publish(events)
+        job.later([replace(event, at=now + 600_000) for event in the_end()])
+        whole = [event for event in events if event.at >= -(-max(starts) // WINDOW) * WINDOW]
+        live.wait(lambda: live.report.progress.records_out >= len(drawn(whole, GLOBAL)) > 0, "the samples")
+    check(job, whole, GLOBAL)
 
 
 @pytest.mark.parametrize("scope", ["global", "partition"])
