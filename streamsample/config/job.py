@@ -321,12 +321,6 @@ def sample_problems(job: Job) -> Iterator[Problem]:
             yield Problem((*path, "design"), what, f"give a rate, or {apart}", not_yet=True)
         if sample.keep is not None:
             yield Problem((*path, "keep"), "not yet: weights of importance of labelled records", apart, not_yet=True)
-    for path, sample in job.designs if job.input.explode is not None else ():
-        if sample.windowed and not sample.form.random:
-            what = f"not yet: a {sample.design} sample of what input.explode gives"
-            yield Problem(
-                (*path, "design"), what, "choose a random design, or publish one record per element", not_yet=True
-            )
     if job.samples and job.targets:
         what = "not yet: several samples of labelled records"
         yield Problem(("samples",), what, f"give one under sample, or {apart}", at_key=True, not_yet=True)
@@ -447,7 +441,7 @@ def time_problems(job: Job) -> Iterator[Problem]:
 NEEDS = {
     name_problems: ("feedback", "targets"),
     thin_problems: ("thin", "targets"),
-    sample_problems: ("input", "sample", "samples", "targets"),
+    sample_problems: ("sample", "samples", "targets"),
     topic_problems: ("job", "input", "feedback", "output", "dead_letters", "changelog", "late", "orphans"),
     rekey_problems: ("job", "input", "feedback", "targets", "sample", "samples"),
     schema_id_problems: ("input", "output"),

@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
 _NEVER = -(2**62)
 _FOREVER = 2**62
-_OFFSET_BITS = 48
-"""Of a record's place, by which those that come first are told apart: its partition, then its offset."""
+_PLACE_BITS = 48
+"""Of a record's place in its partition, by which of those of one time the first is found: the partition counts before
+it, as long as offsets are below 2^33.
+"""
 _WHOLE = _NEVER
 """The window that all closed ones are united in, where the sample is of everything since the start."""
 
@@ -241,7 +243,8 @@ class WindowedSample:
             weight = decayed(weight, since, self.settings.half_life_ms)
         if self.settings.law == "first":
             weight = offered.ts.astype(np.float64)
-            unit = np.uint64(offered.source << _OFFSET_BITS) | offered.offset.astype(np.uint64)
+            places = offered.positions(np.arange(len(offered.ts)))
+            unit = np.uint64(offered.source << _PLACE_BITS) + places.astype(np.uint64)
         if never.any():
             some = np.flatnonzero(~never)
             near = some[self._candidates.near(group[some], unit[some], weight[some])]

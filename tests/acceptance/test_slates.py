@@ -19,6 +19,7 @@ from tests.acceptance.timelines import T0, OneTask
 SEED = 5
 FRONTIER = {"frontier_max": 1_000}
 BY_KIND = {"by": "items.kind", "strata": ["tent", "boot"], "seed": SEED, "k": 3, "window": "10s"}
+FOLLOWED = {"seeds": ["tent", "u1"], "hops": 2, "frontier_max": 5}
 BEFORE_LABELS: list[dict[str, Any]] = [
     {},
     {"sample": {"design": "simple", "rate": 0.4, "unit": "request", "seed": SEED}},
@@ -26,6 +27,7 @@ BEFORE_LABELS: list[dict[str, Any]] = [
     {"sample": {"design": "stratified", "by": {"each": "items.tags"}, "rate": 0.3, "rates": {"x": 0.7}}},
     {"sample": {"design": "stratified", "by": ["items_position"], "rate": 0.2, "rates": {"0": 1.0}}},
     {"sample": {"design": "judgment", "rule": "items.price > 2.0 && items.kind != 'rope'", "version": "1"}},
+    {"sample": {"design": "snowball", "from": "user", "to": "items.kind", **FOLLOWED}},
     {"thin": {"by": "clicked", "rates": {"0": 0.3}}, "corrections": "30s"},
     {"input.where": "items.price < 4.0", "split": {"by": "items.id", "train": 0.7, "test": 0.3}},
     {"features": {"keep": ["user", "items_position"]}, "emit": "each", "targets.clicked.early": True},
@@ -39,6 +41,11 @@ WITHOUT_LABELS: list[dict[str, Any]] = [
     {"sample": {"design": "weighted", "weight": "items.price", "replacement": True, "k": 5, "window": "10s"}},
     {"sample": {"design": "stratified", **BY_KIND, "k": 20, "allocation": "neyman", "of": "items.price"}},
     {"sample": {"design": "reservoir", "k": 7, "records": 50}},
+    {"sample": {"design": "convenience", "k": 6, "window": "10s"}},
+    {"sample": {"design": "quota", "k": 3, "window": "10s", "by": "items.kind", "strata": ["tent"]}},
+    {"sample": {"design": "quota", "k": 2, "window": "10s", "by": {"each": "items.tags"}}},
+    {"sample": {"design": "reservoir", "k": 7, "records": 50, "by": {"each": "items.tags"}}},
+    {"sample": {"design": "snowball", "from": "items.kind", "to": "user", **FOLLOWED}},
     {"sample": [{"design": "simple", "rate": 0.5, "unit": "request"}, {"design": "reservoir", **BY_KIND}]},
     {"sample": {"design": "snowball", "from": "user", "to": "items.id", "seeds": ["u1", "u2"], "hops": 2, **FRONTIER}},
     {"sample": {"design": "simple", "count": 20, "window": "5s", "first_rate": 0.5}},

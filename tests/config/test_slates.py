@@ -59,15 +59,6 @@ def test_what_does_not_fit_a_slate_is_named_with_its_place(old: str, new: str, w
     assert str(caught.value).startswith("slates.yaml:")
 
 
-@pytest.mark.parametrize("design", ["convenience, k: 5, window: 1h", "quota, by: user_id, k: 5, window: 1h"])
-def test_samples_of_what_comes_first_are_refused_by_name(design: str) -> None:
-    text = SLATES.replace(LABELS, "")
-    with pytest.raises(
-        NotYetError, match=r"sample.design: not yet: a (convenience|quota) sample of what input.explode"
-    ):
-        slates(SAMPLE, f"{{design: {design}}}", text)
-
-
 def test_a_record_of_its_own_type_and_a_name_that_is_taken_are_refused() -> None:
     own = {"type": "record", "name": "R", "fields": [{"name": "below", "type": {"type": "array", "items": "R"}}]}
     taken = {
