@@ -221,7 +221,8 @@ class LabelJoin:
         columns = (settled.offset, settled.ts, settled.revision + 1, settled.index)
         for name, column in zip(WRITTEN.names or (), columns, strict=True):
             written[name] = column
-        self._written.append(written)
+        if len(written):
+            self._written.append(written)
         return settled
 
     def _free_matches(self, handles: Int64s) -> None:

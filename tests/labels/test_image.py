@@ -16,7 +16,7 @@ from streamsample.labels.tables import reserved
 from streamsample.labels.watermark import MIN
 from tests.labels import harness
 from tests.labels.harness import give_feedback, give_predictions, records_of, settings_of, snapshot
-from tests.labels.oracle import Feedback, Prediction, Target
+from tests.labels.oracle import Feedback, Prediction, Rule, Target
 from tests.properties.test_join import HASHES, STEPS, Player, World, expect, take, worlds
 
 W, G = 60_000, 10
@@ -157,6 +157,15 @@ def test_work_that_is_in_no_delta_is_not_copied() -> None:
     give_feedback(join, [Feedback(0, 0, 5, b"prediction 0", 0, (1,))])
     with pytest.raises(InvariantError, match="in the middle of its work"):
         image_of(join)
+
+
+def test_a_watermark_that_settles_nothing_leaves_no_work_behind() -> None:
+    target = Target((Rule(W, 0),), early=True)
+    join = LabelJoin(settings_of([target], grace=G, corrections=W))
+    give_predictions(join, many(3))
+    join.snapshot_delta()
+    assert not len(join.on_watermark(W // 2))
+    image_of(join)
 
 
 @pytest.mark.parametrize("damage", ["gone", "short"])
