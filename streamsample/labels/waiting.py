@@ -13,6 +13,7 @@ from streamsample.labels.index import (
     empty_slots,
     find_slot,
     handle_in,
+    home_of,
     slot_of_handle,
     slot_value,
     with_room,
@@ -40,6 +41,7 @@ from streamsample.labels.tables import (
 from streamsample.records import Bools, Int32s, Int64s, Spans
 
 _LOW = 0xFFFFFFFF
+_AHEAD = 128
 
 
 @inline
@@ -74,8 +76,13 @@ def take_fitting(table, wait, skew, window, handles, found_rows, found):  # type
         borrow(table.rows), borrow(wait.items), borrow(wait.slots), borrow(wait.free), borrow(wait.counts)
     )  # fmt: skip
     row_ids, ids = borrow(table.ids), borrow(wait.ids)
+    near = np.empty(_AHEAD, np.uint64)
     count = 0
     for i in range(len(handles)):
+        if i % _AHEAD == 0:  # What the next look-ups need is fetched at once: their cache misses overlap.
+            for j in range(i, min(i + _AHEAD, len(handles))):
+                if handles[j] >= 0:
+                    near[j - i] = slots[home_of(np.uint64(rows[handles[j]].hash), len(slots))]
         row = handles[i]
         if row < 0:
             continue
@@ -258,7 +265,7 @@ class Waiting:
 
     def counts_by_use(self, uses: NDArray[np.int8], total: int) -> Int64s:
         """How many wait per use, counted from the items themselves."""
-        handles = self.all()
+        handles = self._live()
         source, mask = self.table.items["source"][handles], self.table.items["mask"][handles]
         found = np.zeros(total, np.int64)
         for k in range(self._width):
