@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamsample.errors import ConfigurationError
 from streamsample.formats import training_kernel as kernels
@@ -18,7 +19,7 @@ from streamsample.formats.training import (
     training_schema,
     with_readable_strata,
 )
-from streamsample.records import Int64s, Spans
+from streamsample.records import Bools, Bytes, Int64s, Spans
 
 
 class AvroTrainingEncoder:
@@ -52,15 +53,17 @@ class AvroTrainingEncoder:
         out = np.empty(self._bound(columns), np.uint8)
         program = self._program
         strata = _strata(columns)
+        table = _table(columns, strata, program.names, self._spec.targets)
+        words, pieces, bounds = program.folded(table)
         end = kernels.encode(
             out,
             start,
             size,
-            program.words,
-            _table(columns, strata, program.names, self._spec.targets),
+            words,
+            table.reshape(-1),
             len(columns.targets),
-            program.pieces,
-            program.bounds,
+            pieces,
+            bounds,
             np.ascontiguousarray(columns.record_id).reshape(-1),
             np.ascontiguousarray(columns.features.buffer),
             np.ascontiguousarray(strata.buffer),
@@ -80,6 +83,11 @@ class AvroTrainingEncoder:
         return texts + len(columns) * self._program.row_size_max + references + kernels.PADDING
 
 
+_Code: TypeAlias = tuple[Int64s, Bytes, Int64s]
+"""Instructions, the pieces that they copy, and the pieces' bounds."""
+_FOLDED_MAX = 256
+
+
 class _Program:
     """What the kernel does for one record of a spec: instructions, the columns they read, the pieces they copy.
 
@@ -90,6 +98,8 @@ class _Program:
         self.names: list[str] = []
         self._words: list[int] = []
         self._pieces: list[bytes] = []
+        self._targets_count = len(spec.targets)
+        self._folded: dict[bytes, _Code] = {}
         self.row_size_max = 0
         self._head(frames)
         self._targets(spec)
@@ -105,9 +115,64 @@ class _Program:
         names = max((len(_string(target.name)) for target in spec.targets), default=0)
         topics = max((len(_string(topic)) for topic in spec.feedback_topics), default=0)
         self.reference_size_max = names + topics + 3 * kernels.VARINT_MAX
-        self.words = np.array(self._words, np.int64)
-        self.pieces = np.frombuffer(b"".join(self._pieces) + bytes(kernels.PADDING), np.uint8)
-        self.bounds: Int64s = np.cumsum([0] + [len(piece) for piece in self._pieces], dtype=np.int64)
+
+    def folded(self, table: NDArray[np.int64]) -> _Code:
+        """The program for the records of a table int64[columns, m]: what is the same for all of them is one piece."""
+        if not table.shape[1]:
+            return _code(self._words, self._pieces)
+        first = table[:, 0]
+        same = (first == table[:, -1]) & (first == table[:, table.shape[1] // 2])
+        for column in np.flatnonzero(same):
+            same[column] = (table[column] == first[column]).all()
+        key = same.tobytes() + first[same].tobytes()
+        found = self._folded.get(key)
+        if found is None:
+            if len(self._folded) == _FOLDED_MAX:
+                self._folded.clear()
+            found = self._folded[key] = self._fold(same, np.ascontiguousarray(first))
+        return found
+
+    def _fold(self, same: Bools, first: Int64s) -> _Code:
+        """same: which columns have one value, the one in `first`."""
+        words: list[int] = []
+        pieces = list(self._pieces)
+        run: list[int] = []
+        for at in [*range(0, len(self._words), kernels.WIDTH), None]:
+            instruction = [] if at is None else self._words[at : at + kernels.WIDTH]
+            if instruction and self._is_same(instruction, same, first):
+                run += instruction
+                continue
+            if run:
+                pieces.append(self._written(run, first))
+                words += [kernels.PIECE, len(pieces) - 1, 0]
+                run = []
+            words += instruction
+        return _code(words, pieces)
+
+    def _is_same(self, instruction: list[int], same: Bools, first: Int64s) -> bool:
+        """Whether an instruction writes the same for all records."""
+        operation, operand, second = instruction
+        if operation == kernels.PIECE:
+            return True
+        if operation in (kernels.GIVEN_LONG, kernels.GIVEN_DOUBLE):
+            return bool(same[second] and (same[operand] or not first[second]))
+        if operation == kernels.SETTLED:
+            return all(self._holds(same, f"{number}.settled") for number in range(self._targets_count))
+        return operation in (kernels.LONG, kernels.COUNT, kernels.WEIGHT, kernels.CHOICE) and bool(same[operand])
+
+    def _holds(self, same: Bools, name: str) -> bool:
+        return bool(same[self.names.index(name)])
+
+    def _written(self, words: list[int], first: Int64s) -> bytes:
+        """What these instructions write for a record with the values of `first`."""
+        code = _code(words, self._pieces)
+        out = np.empty(self.row_size_max + kernels.PADDING, np.uint8)
+        start, size = np.empty(1, np.int64), np.empty(1, np.int32)
+        nothing, none = np.empty(0, np.uint8), np.empty(0, np.int64)
+        end = kernels.encode(
+            out, start, size, code[0], first, self._targets_count, code[1], code[2], nothing, nothing, nothing, none
+        )
+        return out[:end].tobytes()
 
     def _head(self, frames: list[bytes]) -> None:
         self._choice("schema", frames)
@@ -239,14 +304,22 @@ def _coded(target: TargetSpec) -> list[bytes]:
     return _optional(target.codes)
 
 
-def _table(columns: TrainingColumns, strata: Spans, names: list[str], targets: Sequence[TargetSpec]) -> Int64s:
-    """The columns `names` as one int64 table, flat, column after column."""
+def _code(words: list[int], pieces: list[bytes]) -> _Code:
+    joined = np.frombuffer(b"".join(pieces) + bytes(kernels.PADDING), np.uint8)
+    bounds = np.cumsum([0] + [len(piece) for piece in pieces], dtype=np.int64)
+    return np.array(words, np.int64), joined, bounds
+
+
+def _table(
+    columns: TrainingColumns, strata: Spans, names: list[str], targets: Sequence[TargetSpec]
+) -> NDArray[np.int64]:
+    """The columns `names` as one table, int64[columns, m]."""
     rows = len(columns)
     held = _named(columns, strata, targets)
     table = np.empty((len(names), rows), np.int64)
     for number, name in enumerate(names):
         table[number] = held[name]
-    return table.reshape(-1)
+    return table
 
 
 def _strata(columns: TrainingColumns) -> Spans:
