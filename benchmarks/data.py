@@ -222,7 +222,7 @@ def hexadecimal(numbers: Int64s, salt: int) -> Bytes:
     return _hex(_mixed(numbers, salt))
 
 
-class LiveWriter(_Writer):
+class LiveWriter(Writer):
     """Writes predictions and clicks of one moment to `<prefix>.impressions` and `<prefix>.clicks`, which exist."""
 
     def __init__(self, servers: str, prefix: str) -> None:

@@ -109,7 +109,8 @@ def image_of(join: LabelJoin) -> Image:
     if join._written or join._rewrites or join._lost or join._rows.take_added() or join._matches.table.counts[LOG]:
         raise InvariantError("an image of a join in the middle of its work", remedy="commit before")
     scalars = [join.watermark, join.settled_before, join.released_before, *join._last_place]
-    image = {"scalars": Column([np.array(scalars, np.int64)]), "gaps": Column([np.array(join._gaps, np.int64).reshape(-1)])}
+    gaps = np.array(join._gaps, np.int64).reshape(-1)
+    image = {"scalars": Column([np.array(scalars, np.int64)]), "gaps": Column([gaps])}
     for name in ("rows", "feedback", "predictions", "labels", "moved"):
         image[f"ledger.{name}"] = Column([getattr(join.ledger, name).reshape(-1)])
     return image | _of_rows(join._rows) | _of_matches(join._matches) | _of_waiting(join._waiting) | _of_agenda(join)

@@ -226,8 +226,9 @@ def begin_restoration(
 
     connect: gives a reader for the changelog, whose first record is at `first_offset`.
 
-    Topics that the job's file has more now have no position yet, or an old one. Raises StateError if a position does not
-    name the changelog.
+    Topics that the job's file has more now have no position yet, or an old one.
+
+    Raises StateError if a position does not name the changelog.
     """
     known = [source for source in task.layout.reads(task.partition) if source in committed]
     if not known:
