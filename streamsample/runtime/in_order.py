@@ -75,16 +75,17 @@ def _in_order(due: list[Events]) -> Iterator[Events]:
     if not due:
         return
     hashes = np.concatenate([hash64(events.ids, 0) for events in due])
-    _, number, count = np.unique(hashes, return_inverse=True, return_counts=True)
+    ordered = np.sort(hashes)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
     bounds = np.cumsum([0, *(len(events.rows) for events in due)])
     turn = np.zeros(len(hashes), np.int64)
-    several = np.flatnonzero(count[number] > 1)
-    if len(several):
+    if len(twice):
+        several = np.flatnonzero(np.isin(hashes, twice))
         times = np.concatenate([events.times for events in due])[several]
         places = np.concatenate([places_of(events.batch, events.rows) for events in due])[several]
-        order = np.lexsort((places, times, number[several]))
-        first = np.flatnonzero(np.diff(number[several][order], prepend=-1))
-        turn[several[order]] = np.arange(len(order)) - np.repeat(first, np.diff(first, append=len(order)))
+        several = several[np.lexsort((places, times, hashes[several]))]
+        first = np.flatnonzero(np.append(True, hashes[several][1:] != hashes[several][:-1]))
+        turn[several] = np.arange(len(several)) - np.repeat(first, np.diff(first, append=len(several)))
     for now in range(int(turn.max()) + 1):
         for events, begin, end in zip(due, bounds, bounds[1:], strict=False):
             rows = np.flatnonzero(turn[begin:end] == now)
