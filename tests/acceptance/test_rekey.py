@@ -10,9 +10,12 @@ import pytest
 from kafka import KafkaProducer
 from kafka.partitioner.default import murmur2
 
+from streamsample.clock import SystemClock
+from streamsample.config.backfill import Backfill, backfilling
 from streamsample.errors import TopicError
 from streamsample.records import RecordBatch, Spans
 from streamsample.runtime.blocks import blocks_of
+from streamsample.runtime.service import Options, run_one
 from tests.acceptance.cluster import SECONDS, MakeJob, OnBroker, Raw
 from tests.acceptance.test_on_broker import traffic
 from tests.acceptance.timelines import T0, Event, later
@@ -116,6 +119,22 @@ def test_a2_a8_records_do_not_depend_on_who_reads_what_when(make_job: MakeJob) -
     job.tree["max_ahead"] = "2s"
     job.run()
     assert job.written == written, "little by little, each held to 2 s beyond the slowest"
+
+
+def test_a8_a_backfill_of_rekeyed_topics_gives_what_live_gave(make_job: MakeJob) -> None:
+    """With topics of its own; what is sent on ends when all of the range is there."""
+    job = published(make_job, traffic(160), {"shown": 3, "clicked": 4})
+    job.tree["kafka"]["max_partition_fetch_bytes"] = 2_000
+    job.run()
+    first, end = T0 + 20_000, T0 + 50_000
+    made = backfilling(job.job, Backfill(first, end, f"{job.name}.again"))
+    chosen = Options(on_start=lambda _: None, on_warning=job.warnings.append)
+    run_one(made, chosen, SystemClock(), serve=False)
+    again = sorted((record.timestamp, record.key, record.value) for record in job.read(f"{job.name}.again"))
+    live = [(each.timestamp, each.key, each.value) for each in job.written]
+    assert again == [each for each in live if first <= each[0] - 11_000 < end]
+    assert len(again) == 60
+    assert all(made.rekeyed_topic(topic).startswith(f"{job.name}.backfill-") for topic in made.rekeyed)
 
 
 def test_each_record_lies_where_kafkas_own_partitioner_puts_its_id(make_job: MakeJob) -> None:
