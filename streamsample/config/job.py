@@ -389,6 +389,11 @@ def rekey_problems(job: Job) -> Iterator[Problem]:
     if job.input.rekey and job.input.explode is not None:
         what = "not yet: slates of a rekeyed input, whose items belong to several tasks"
         yield Problem(("input", "explode"), what, "publish one record per item shown", not_yet=True)
+    for name, feedback in job.feedback.items() if job.input.explode is not None else ():
+        if feedback.rekey:
+            what = "not yet: rekeyed feedback of slates, whose items lie where their record's key has put them"
+            remedy = "key it as the slates are"
+            yield Problem(("feedback", name, "rekey"), what, remedy, at_key=True, not_yet=True)
     for path, sample in job.designs if job.input.rekey and job.targets else ():
         if sample.has_state:
             what = f"not yet: a {sample.design} sample of a rekeyed input that depends on the order of its records"

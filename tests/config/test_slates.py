@@ -47,6 +47,12 @@ CASES = [
     ("by: user_id", "by: items.price", "split.by: slate.avsc: items.price is double, must be a string"),
     ("drop: [ip]", "drop: [items.price]", "features.drop"),
     ("drop: [ip]", "drop: [item_position]", "slate.avsc has no field item_position - did you mean items_position?"),
+    ("explode: items ", "explode: items\n  rekey: true ", "input.explode: not yet: slates of a rekeyed input"),
+    (
+        "    format: json",
+        "    rekey: true\n    format: json",
+        "feedback.clicks.rekey: not yet: rekeyed feedback of slates",
+    ),
     ("grace: 5s", "limits: {elements_max: 40000}", "limits.elements_max: must be at most 32,767, found 40000"),
 ]
 
