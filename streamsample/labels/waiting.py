@@ -229,7 +229,7 @@ class Waiting:
     def batch_of(self, handles: Int64s) -> FeedbackBatch:
         """These waiting feedback as a batch; their ids are spans over the table's own bytes."""
         items = self.table.items[handles]
-        bits = self.table.bits.reshape(-1, self._width)[handles].reshape(-1)
+        bits = self.table.bits[(handles[:, None] * self._width + np.arange(self._width)).reshape(-1)]
         names = ("source", "offset", "ts", "feedback_id")
         columns = {name: np.ascontiguousarray(items[name]) for name in names}
         return FeedbackBatch(
