@@ -59,3 +59,13 @@ def any_beyond(ts: Int64s, ids: Spans) -> bool:
 def beyond_limits(ts: Int64s, ids: Spans) -> Bools:
     """What is damage, not data: ids too long, times out of range."""
     return (ids.size > ID_BYTES_MAX) | (ts > TIME_MAX) | (ts < -TIME_MAX)
+
+
+def ascends(offsets: Int64s, index: NDArray[np.int16], last: tuple[int, int]) -> bool:
+    """Whether the places (offset, index) ascend, beginning after `last`."""
+    if (int(offsets[0]), int(index[0])) <= last:
+        return False
+    if (offsets[1:] > offsets[:-1]).all():
+        return True
+    step = np.diff(offsets)
+    return not bool(((step < 0) | ((step == 0) & (np.diff(index) <= 0))).any())

@@ -31,7 +31,7 @@ from streamsample.labels.agenda import Agenda, in_order
 from streamsample.labels.choice import rule_table
 from streamsample.labels.coverage import NO_GAP, Coverage, coverage_of
 from streamsample.labels.delta import Delta, RowColumns
-from streamsample.labels.incoming import any_beyond, beyond_limits, side_by_side, uses_of_each
+from streamsample.labels.incoming import any_beyond, ascends, beyond_limits, side_by_side, uses_of_each
 from streamsample.labels.ledger import Ledger
 from streamsample.labels.matches import Matches, apply_feedback, free_chains
 from streamsample.labels.results import DUPLICATE, LATE, LIMIT, NEW, Codes, Counts, Lost, Settled
@@ -355,14 +355,9 @@ class LabelJoin:
             raise ValueError("a prediction has a null id: dead-letter it before the join")
         if self.settings.any_order:
             return
-        first = (int(offsets[0]), int(index[0]))
-        ascending = bool((offsets[1:] > offsets[:-1]).all())
-        if not ascending:
-            step = np.diff(offsets)
-            ascending = not bool(((step < 0) | ((step == 0) & (np.diff(index) <= 0))).any())
-        if first <= self._last_place or not ascending:
+        if not ascends(offsets, index, self._last_place):
             raise InvariantError(
-                f"predictions at offset {first[0]} do not follow offset {self._last_place[0]}",
+                f"predictions at offset {offsets[0]} do not follow offset {self._last_place[0]}",
                 remedy="give each source's batches in offset order, each record once",
             )
         self._last_place = (int(offsets[-1]), int(index[-1]))
