@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,12 +25,13 @@ from streamsample.runtime.composed import packed
 from streamsample.runtime.exchange import Message
 from streamsample.runtime.feedback import check_waiting, not_sampled, usable
 from streamsample.runtime.layout import Layout
+from streamsample.runtime.output import Output
 from streamsample.runtime.places import places_of
 from streamsample.runtime.plan import FeedbackPlan, Plan
 from streamsample.runtime.rekey import Received, Sender, place_ids
 from streamsample.runtime.replay import dated_within
 from streamsample.runtime.samples import SEPARATOR, Samples, TaskSettings
-from streamsample.runtime.source import Events, Rejected, in_pieces, read_once, refused
+from streamsample.runtime.source import Events, in_pieces, read_once, refused
 from streamsample.runtime.state import (
     ChunkBody,
     ChunkLog,
@@ -54,21 +55,6 @@ _ROWS_AT_ONCE = 50_000
 FIRST_EVENT = 2**62
 """In `Task.covered_from`: covered from the first event on that will be read; until then, nothing is."""
 _ID_SEED = 0
-
-
-@dataclass(slots=True)
-class Output:
-    """What a task has to write since it was last asked. aside: feedback that no label could use, and where it goes.
-    delays: by target, the feedback loop lengths of explicit labels, ms. messages: to other tasks. audit: of what was
-    sampled.
-    """
-
-    records: list[Encoded] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
-    aside: list[tuple[str, Rejected]] = field(default_factory=list)
-    delays: list[tuple[str, Int64s]] = field(default_factory=list)
-    messages: list[Message] = field(default_factory=list)
-    audit: Audit = field(default_factory=Audit)
 
 
 class Task:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from streamsample.runtime.audit import Audit, chi_square
-from streamsample.runtime.task import Output
+from streamsample.runtime.output import Output
 from tests.acceptance.cluster import MakeJob
 from tests.acceptance.timelines import Event, OneTask
 from tests.acceptance.windows import COUNTRIES, RESERVOIR, WEIGHTED, WINDOW, only, shown, the_end

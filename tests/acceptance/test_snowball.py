@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from streamsample.errors import StateError
 from streamsample.records import TopicPartition
 from streamsample.runtime.audit import Audit
+from streamsample.runtime.output import Output
 from streamsample.runtime.state import ChunkLog
-from streamsample.runtime.task import Output
 from tests.acceptance.cluster import MakeJob
 from tests.acceptance.timelines import T0, Event, OneTask, later
 from tests.acceptance.windows import only
