@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from streamsample.records import Bools, Float64s, Int32s, Int64s, Spans, pick
+from streamsample.records import Bools, Float64s, Int32s, Int64s, Spans
 
 Kind: TypeAlias = Literal["text", "integer", "number", "boolean", "presence", "items", "elements", "absent"]
 
@@ -195,8 +195,10 @@ class Projection:
         return column.spans
 
     def bytes_max(self, values: Spans, rows: Int64s) -> Int32s:
-        """How many bytes the features of the elements at `rows` take at most, int32[m]. values: of all elements."""
-        size = pick(values.size, rows)
+        """How many bytes the features of the elements at `rows`, in any order, take at most, int32[m]. values: of all
+        elements.
+        """
+        size = values.size[rows]
         if self.slates is None:
             return size
         lists = self.slates.lists

@@ -89,7 +89,7 @@ class SplitPlan:
 
     def parts_of(self, projection: Projection, rows: Int64s, ids: Spans) -> NDArray[np.int8]:
         """The parts of m rows, int8[m]."""
-        unit = ids if self.by is None else projection.text(self.by).pick(rows)
+        unit = ids if self.by is None else projection.text(self.by).take(rows)
         # A record without the unit belongs to no part: null on the record, never a guess.
         return np.where(unit.size >= 0, self.split.assign(unit), -1).astype(np.int8)
 

@@ -104,6 +104,21 @@ def test_b10_a_record_of_several_strata_is_sampled_once_with_the_largest_thresho
     assert len({one["stratum"] for one in found.values()}) == 5
 
 
+def test_b10_a_record_of_several_strata_keeps_its_split_and_features_in_batches_of_any_size() -> None:
+    """A batch of which as many rows are kept as it has, one of them for two strata and another not at all."""
+    events = films(300)
+    changes = only(EACH) | {"split": {"by": "user", "train": 0.4, "validation": 0.3, "test": 0.3}}
+    one_by_one = OneTask(changes).play(events, each=True).play(the_end(genres=["war"])).records
+    several = OneTask(changes)
+    for begin in range(0, len(events), 3):
+        several.play(events[begin : begin + 3])
+    records = several.play(the_end(genres=["war"])).records
+    assert [(each["features"], each["split"]) for each in records] == [
+        (each["features"], each["split"]) for each in one_by_one
+    ]
+    assert len({each["split"] for each in records}) == 3
+
+
 def test_b10_every_stratum_has_its_k_among_the_records() -> None:
     events = films(600)
     task = OneTask(only(EACH)).play(events).play(the_end(genres=["war"]))
