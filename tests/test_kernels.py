@@ -55,7 +55,7 @@ def after(script: str) -> tuple[int, int, set[str]]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "most"), [(["validate", "--offline", "configs/shop.yaml"], 3), (["test", "configs/flights.yaml"], 35)]
+    ("arguments", "most"), [(["validate", "--offline", "configs/shop.yaml"], 3), (["test", "configs/flights.yaml"], 40)]
 )
 def test_a_command_without_a_broker_loads_what_it_calls(arguments: list[str], most: int) -> None:
     script = f"from streamsample.cli import app\napp({arguments!r}, standalone_mode=False)"

@@ -9,9 +9,12 @@ _SECONDS = 2
 _PORT = "9092"
 
 
-def refusals(servers: Sequence[str]) -> str:
-    """What came of a connection to each `host:port`: the system's own words, or that something listens there."""
-    return "; ".join(f"{server}: {_tried(server)}" for server in servers)
+def refusals(servers: str | Sequence[str]) -> str:
+    """What came of a connection to each `host:port` (a list, or text with commas between): the system's own words, or
+    that something listens there.
+    """
+    each = servers.split(",") if isinstance(servers, str) else servers
+    return "; ".join(f"{server}: {_tried(server)}" for server in map(str.strip, each))
 
 
 def _tried(server: str) -> str:
@@ -22,4 +25,6 @@ def _tried(server: str) -> str:
         socket.create_connection((host.strip("[]"), int(port)), _SECONDS).close()
     except OSError as error:
         return (error.strerror or str(error)).lower()
+    except UnicodeError:
+        return "not the name of a host"
     return "something listens there, but does not answer as a broker: is security_protocol right?"

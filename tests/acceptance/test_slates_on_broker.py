@@ -101,7 +101,8 @@ def test_a18_workers_label_the_elements_of_slates_and_verify_derives_their_draws
 
 
 def test_a8_a_backfill_of_slates_writes_what_the_live_job_wrote_of_its_range(make_job: MakeJob) -> None:
-    job = make_job({**CHANGES, "split": {"by": "items.kind", "train": 0.5, "test": 0.5}}, partitions=2)
+    split = {"by": "items.kind", "train": 0.5, "test": 0.5}
+    job = make_job({**CHANGES, "split": split, "dead_letters": {"max_ratio": 1.0}}, partitions=2)
     values = slates(600, 4, every_ms=300)
     job.write("shown", written(values))
     job.write("clicked", written(clicks(values, 4)))

@@ -178,8 +178,8 @@ def test_a_damaged_chunk_is_told(scene: Scene, damage: Any, words: str) -> None:
 
 def test_another_shape_is_refused(scene: Scene) -> None:
     text = scene.job_file.read_text()
-    scene.job_file.write_text(text.replace("field: amount", "label: 1.0"))
-    with pytest.raises(StateError, match=r"a job of another shape .*streamsample reset JOB"):
+    scene.job_file.write_text(text.replace("id: order_id", "id: id"))
+    with pytest.raises(StateError, match=r"another shape; changed since: feedback\.orders .*streamsample reset JOB"):
         scene.catch_up_here()
     scene.job_file.write_text(text)
     scene.publish()

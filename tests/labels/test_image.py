@@ -191,7 +191,7 @@ def test_all_that_a_join_remembers_is_in_its_image() -> None:
     join = LabelJoin(settings_of([Target.one(W, 0)], grace=G, corrections=W))
     known = {
         join: "settings ledger watermark settled_before released_before _rows _matches _waiting _lost _uses _rules "
-        "_agenda _written _times _last_place _rewrites",
+        "_agenda _written _times _last_place _rewrites _gaps",
         join._rows: "width_ms _space _counted table buckets open closed kept touched _free_slots _added _read",
         join._matches: "width table",
         join._waiting: "_width _originals _runs _fresh table",
