@@ -302,9 +302,7 @@ class Task:
             due = self.join.next_deadline()
             step = goal if due is None else min(goal, max(due, self.join.watermark) + stride)
             settled = self.join.on_watermark(step, covered)
-            for lost in self.join.take_lost():
-                self._changed = True
-                self._output.aside += waited_in_vain(self.plan, lost)
+            self._set_aside_lost()
             if len(settled):
                 self._on_settled(settled)
                 written += len(settled)
@@ -371,8 +369,15 @@ class Task:
         """Tell other tasks."""
         self._output.messages += messages
 
+    def _set_aside_lost(self) -> None:
+        if self.join is not None:
+            for lost in self.join.take_lost():
+                self._changed = True
+                self._output.aside += waited_in_vain(self.plan, lost)
+
     def take_output(self) -> Output:
         """What is to be written, handed over once."""
+        self._set_aside_lost()  # of predictions that have come since time went on
         output, self._output = self._output, Output()
         output.audit, self.audit = self.audit, Audit()
         return output

@@ -302,6 +302,19 @@ def test_a11_feedback_without_effect_can_be_set_aside_as_it_was(first: str, rest
     assert task.dead == []
 
 
+def test_a12_feedback_set_aside_when_its_prediction_comes_is_written_before_time_goes_on() -> None:
+    """A click waits for a prediction which comes so late that only the purchases can still label it."""
+    targets = {"quick": worth(CLICKS, window="1m"), "slow": worth(ORDERS, window="3h")}
+    changes = {key: value for key, value in job(targets, **ASIDE).items() if key != "feedback.returns"}
+    task = OneTask(changes).play("10m shown z\n10m clicked z\n10m bought z amount=1\n10m clicked a note=3")
+    assert task.aside == {}
+    time = task.task.watermark.value()
+    task.play("0s shown a").restarted()
+    assert task.task.watermark.value() == time
+    (letter,) = task.aside["job.too-late"]
+    assert (letter.why("class"), json.loads(letter.value or b"")["note"]) == ("late", 3)
+
+
 def test_a11_past_the_horizon_of_corrections_feedback_is_dead_lettered() -> None:
     task = OneTask(job({"worth": worth(ORDERS, CLICKS, RETURNS)}, corrections="1h", late_horizon="1d"))
     task.play("0s shown a\n90m clicked a\n3h bought a amount=5 note=9").play(later("2d", KINDS))
